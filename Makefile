@@ -1,0 +1,71 @@
+# `make help` lists the targets. All of them set up .venv first; nothing is installed elsewhere.
+PYTHON ?= python3
+BIN := .venv/bin
+NATIVE_TEST_TIMEOUT_S ?= 300
+TEST_PHASES := setup lint test-native test-python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-long test-native test-python lint format clean
+
+help: ## show this list
+	@echo "Targets:"
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
+	  printf '  %-12s %s\n' "$$name" "$$text"; done
+	@echo "Variables: PYTHON (a Python of 3.11 or newer), CXX,"
+	@echo "  TORCH_INDEX (URL of a further index, for torch's CPU build), TORCH_CUDA=1 (accept CUDA)"
+
+# An old Python could not even read the program, so its version is checked here.
+setup: ## create or update .venv, with the native kernel
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "setup: error: $(PYTHON) not found: install Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "setup: error: $(PYTHON) is older than Python 3.11: install a newer one and name it," \
+	    "e.g. make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) tools/setup_env.py
+
+demo: setup ## set up, then show what wagma does
+	@$(BIN)/wagma demo
+
+test: ## every check that CI runs, with the time of each phase
+	@for phase in $(TEST_PHASES); do \
+	  echo "== $$phase"; start=$$(date +%s); \
+	  $(MAKE) --no-print-directory $$phase || exit 1; \
+	  echo "== $$phase: $$(($$(date +%s) - start)) s"; \
+	done
+
+test-long: setup lint test-native ## the same and the long tests
+	$(BIN)/python -m pytest -m ""
+
+lint: setup ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Three builds of the same tests. Where the kernel randomizes addresses more than an older
+# ThreadSanitizer can take, setarch -R switches that off.
+test-native: setup ## the kernel's own tests, also under sanitizers
+	@command -v $(CXX) >/dev/null || { \
+	  echo "test-native: error: no C++ compiler: install g++" >&2; exit 1; }
+	@fixed=; setarch -R true 2>/dev/null && fixed="setarch -R"; \
+	for build in tests: tsan:thread asan:address,undefined; do \
+	  folder=build/native-$${build%%:*}; \
+	  mkdir -p $$folder; \
+	  $(BIN)/cmake -S native -B $$folder -G Ninja \
+	    -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCMAKE_BUILD_TYPE=Release \
+	    -DWAGMA_BUILD_PYTHON=OFF -DWAGMA_DEVELOPER=ON -DWAGMA_SANITIZE=$${build#*:} \
+	    >$$folder/configure.log 2>&1 || { cat $$folder/configure.log; exit 1; }; \
+	  $(BIN)/cmake --build $$folder -- --quiet && \
+	  $$fixed $(BIN)/ctest --test-dir $$folder --output-on-failure --no-tests=error \
+	    --timeout $(NATIVE_TEST_TIMEOUT_S) --parallel 2 || exit 1; \
+	done
+
+test-python: setup ## the Python tests, without the long ones
+	$(BIN)/python -m pytest
+
+format: setup ## rewrite the Python files in the project's style
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+clean: ## remove .venv and everything that was built
+	rm -rf .venv build dist .ruff_cache
+	find wagma tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

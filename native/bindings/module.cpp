@@ -1,0 +1,9 @@
+// The Python module wagma._native: each part of the kernel registers itself in a file of its own.
+#include <pybind11/pybind11.h>
+
+#include "wagma/version.hpp"
+
+PYBIND11_MODULE(_native, module) {
+  module.doc() = "The C++ kernel of wagma.";
+  module.attr("__version__") = wagma::version();
+}
