@@ -1,0 +1,79 @@
+"""wagma: wait-avoiding group model averaging, simulated and real, from one algorithm core.
+
+`import wagma` is cheap: simpy, torch and mpi4py are imported when something that needs them is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from wagma.errors import (
+    CollectiveTimeout,
+    InputError,
+    MissingDependencyError,
+    PeerFailed,
+    ProtocolError,
+    WagmaError,
+)
+
+if TYPE_CHECKING:
+    from wagma.algorithms import register
+    from wagma.api import simulate
+    from wagma.real.collective import GroupAllreduce
+    from wagma.real.optimizer import DistributedOptimizer, distribute
+    from wagma.results import Result
+    from wagma.scenario import Scenario
+    from wagma.scenario import load as load_scenario
+    from wagma.trace import Trace, load_trace
+    from wagma.validate import validate
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "DistributedOptimizer": ("wagma.real.optimizer", "DistributedOptimizer"),
+    "GroupAllreduce": ("wagma.real.collective", "GroupAllreduce"),
+    "Result": ("wagma.results", "Result"),
+    "Scenario": ("wagma.scenario", "Scenario"),
+    "Trace": ("wagma.trace", "Trace"),
+    "distribute": ("wagma.real.optimizer", "distribute"),
+    "load_scenario": ("wagma.scenario", "load"),
+    "load_trace": ("wagma.trace", "load_trace"),
+    "register": ("wagma.algorithms", "register"),
+    "simulate": ("wagma.api", "simulate"),
+    "validate": ("wagma.validate", "validate"),
+}
+
+__all__ = [
+    "CollectiveTimeout",
+    "DistributedOptimizer",
+    "GroupAllreduce",
+    "InputError",
+    "MissingDependencyError",
+    "PeerFailed",
+    "ProtocolError",
+    "Result",
+    "Scenario",
+    "Trace",
+    "WagmaError",
+    "__version__",
+    "distribute",
+    "load_scenario",
+    "load_trace",
+    "register",
+    "simulate",
+    "validate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'wagma' has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

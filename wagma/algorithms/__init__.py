@@ -1,0 +1,25 @@
+"""The algorithms, one file each, as generators over effects; neither world is known here.
+
+`register` adds one's own: a generator function and the schedule of collectives it needs. The drivers of both worlds then run
+it by name.
+"""
+
+from __future__ import annotations
+
+from wagma.algorithms.allreduce_sgd import allreduce_sgd
+from wagma.algorithms.ideal import ideal
+from wagma.algorithms.local_sgd import local_sgd
+from wagma.algorithms.registry import ALGORITHMS, Collectives, Specification, register, specification
+from wagma.algorithms.wagma_sgd import wagma_sgd
+
+__all__ = [
+    "ALGORITHMS",
+    "Collectives",
+    "Specification",
+    "allreduce_sgd",
+    "ideal",
+    "local_sgd",
+    "register",
+    "specification",
+    "wagma_sgd",
+]

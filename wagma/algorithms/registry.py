@@ -1,0 +1,68 @@
+"""Algorithms by name, with what a driver must know before the first iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from wagma.core.effects import Algorithm, RankView, Value
+from wagma.core.schedule import NEVER, Schedule
+from wagma.errors import InputError
+
+
+class Collectives(StrEnum):
+    """Which versions of the collective an algorithm joins."""
+
+    NONE = "none"  # it never communicates
+    EVERY = "every"  # a sync in every iteration
+    PERIODIC = "periodic"  # a sync every sync_period iterations, nothing between
+    GROUPED = "grouped"  # a group allreduce in every iteration, a sync every sync_period
+
+
+@dataclass(frozen=True, slots=True)
+class Specification:
+    """An algorithm: its generator, the collectives it joins, what they carry, and whether it suffers injected delays."""
+
+    name: str
+    run: Callable[[RankView], Algorithm]
+    collectives: Collectives
+    value: Value = Value.MODEL
+    delayed: bool = True
+
+    def schedule(self, world_size: int, group_size: int, sync_period: int) -> Schedule:
+        """The schedule of a run with these settings; those that the algorithm does not use are ignored."""
+        match self.collectives:
+            case Collectives.GROUPED:
+                return Schedule(world_size, group_size, sync_period)
+            case Collectives.PERIODIC:
+                if sync_period == NEVER:
+                    raise InputError(f'sync_period = "never": {self.name} does nothing but sync; allowed: 1 or more')
+                return Schedule(world_size, 1, sync_period, grouped=False)
+            case Collectives.EVERY | Collectives.NONE:
+                return Schedule(world_size, 1, 1, grouped=False)
+
+
+#: In the order in which `--algorithms all` runs them.
+ALGORITHMS: dict[str, Specification] = {}
+
+
+def register(
+    name: str, collectives: Collectives, value: Value = Value.MODEL, delayed: bool = True
+) -> Callable[[Callable[[RankView], Algorithm]], Callable[[RankView], Algorithm]]:
+    """Decorator: make a generator function available by `name` in both worlds. Raises InputError if the name is taken."""
+
+    def add(run: Callable[[RankView], Algorithm]) -> Callable[[RankView], Algorithm]:
+        if name in ALGORITHMS:
+            raise InputError(f"algorithm {name!r} is registered already")
+        ALGORITHMS[name] = Specification(name, run, collectives, value, delayed)
+        return run
+
+    return add
+
+
+def specification(name: str) -> Specification:
+    """The algorithm called `name`. Raises InputError, naming what is allowed."""
+    if name not in ALGORITHMS:
+        raise InputError(f"algorithm = {name!r}: unknown; allowed: {', '.join(sorted(ALGORITHMS))}")
+    return ALGORITHMS[name]
