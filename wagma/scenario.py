@@ -1,0 +1,248 @@
+"""Scenarios: the one reader of TOML. A scenario is frozen and valid once it exists; every range check and unit is here.
+
+docs/scenarios.md describes each key. `load` takes a file or the name of a packaged scenario; `--set` and the other options of
+the command line arrive as dotted keys and go through the same checks.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wagma.algorithms import ALGORITHMS, specification
+from wagma.core.groups import sqrt_group_size
+from wagma.core.schedule import NEVER, Schedule
+from wagma.errors import InputError
+from wagma.imbalance import COMPUTE_KINDS, IMBALANCE_KINDS, Compute, Imbalance, read_compute, read_imbalance
+from wagma.sections import Section
+
+DTYPES = {"float32": 4, "float64": 8}
+EXCHANGES = ("butterfly", "halving_doubling")
+UNITS = ("images", "tokens", "steps")
+WORKLOADS = ("digits", "none")
+
+__all__ = ["COMPUTE_KINDS", "IMBALANCE_KINDS", "Scenario", "load", "packaged", "read"]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """LogGP parameters (Alexandrov et al., 1995; the overhead as in LogGOPSim) and who exchanges what.
+
+    A message of n bytes takes overhead + latency + (n - 1) gap_per_byte + overhead; the sender's network interface is taken for
+    gap + (n - 1) gap_per_byte. An activation takes activation_ns a hop (default latency + 2 overhead) and occupies nothing.
+    """
+
+    latency_ns: float = 0.0
+    overhead_ns: float = 0.0
+    gap_ns: float = 0.0
+    gap_per_byte_ns: float = 0.0
+    activation_ns: float | None = None
+    group_allreduce: str = "butterfly"
+    allreduce: str = "halving_doubling"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an algorithm of this scenario runs with; group_size and sync_period as written ("sqrt", "never" included)."""
+
+    group_size: int | str = "sqrt"
+    sync_period: int | str = 10
+    merge_once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What ranks train, if they do: workload and hyperparameters. `paced`: a real rank stretches its gradient to the compute time."""
+
+    workload: str = "none"
+    batch_size: int = 32
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    paced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A run: see docs/scenarios.md for each field. Raises InputError when built from values out of range."""
+
+    name: str
+    ranks: int
+    iterations: int
+    seed: int
+    parameters: int
+    dtype: str
+    work_per_rank: float
+    work_unit: str
+    compute: Compute
+    imbalance: tuple[Imbalance, ...]
+    network: Network
+    settings: Settings
+    overrides: Mapping[str, Settings]
+    training: Training
+    source: str = field(compare=False)
+    table: Mapping[str, Any] = field(compare=False, repr=False)
+
+    @property
+    def model_bytes(self) -> int:
+        """Size of one model on the wire."""
+        return self.parameters * DTYPES[self.dtype]
+
+    def settings_of(self, algorithm: str) -> Settings:
+        """The settings of an algorithm: its own section over the shared one."""
+        return self.overrides.get(algorithm, self.settings)
+
+    def schedule(self, algorithm: str) -> Schedule:
+        """The collectives that `algorithm` joins in this scenario. Raises InputError if the settings do not fit the ranks."""
+        settings = self.settings_of(algorithm)
+        size = resolve_group_size(settings.group_size, self.ranks, f"{self.source}: algorithm.group_size")
+        return specification(algorithm).schedule(self.ranks, size, resolve_sync_period(settings.sync_period))
+
+    def replace(self, changes: Mapping[str, Any]) -> Scenario:
+        """This scenario with dotted keys set, checked again: replace({"network.latency_ns": 500})."""
+        table = _deep_copy(self.table)
+        for key, value in changes.items():
+            _set(table, key, value, self.source)
+        return read(table, self.source)
+
+
+def resolve_group_size(group_size: int | str, ranks: int, where: str) -> int:
+    """The number that "sqrt" or a number means for so many ranks. Raises InputError out of 1..ranks."""
+    if group_size == "sqrt":
+        return sqrt_group_size(ranks)
+    if isinstance(group_size, bool) or not isinstance(group_size, int) or not 1 <= group_size <= ranks:
+        raise InputError(f'{where} = {group_size!r}: must be "sqrt" or a whole number from 1 to the number of ranks, {ranks}')
+    return group_size
+
+
+def resolve_sync_period(sync_period: int | str, where: str = "sync_period") -> int:
+    """The number that a period or "never" means. Raises InputError below 1."""
+    if sync_period == "never":
+        return NEVER
+    if isinstance(sync_period, bool) or not isinstance(sync_period, int) or sync_period < 1:
+        raise InputError(f'{where} = {sync_period!r}: must be "never" or a whole number, at least 1')
+    return sync_period
+
+
+def packaged() -> dict[str, Path]:
+    """The packaged scenarios: name -> file."""
+    here = Path(__file__).parent
+    for folder in (here / "_scenarios", here.parent / "scenarios"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {}
+
+
+def load(scenario: str | Path, changes: Mapping[str, Any] | None = None) -> Scenario:
+    """Read a scenario file, or a packaged scenario by name, with dotted keys set. Raises InputError, one line, for bad input."""
+    known = packaged()
+    path = known.get(str(scenario), Path(scenario))
+    if not path.is_file():
+        raise InputError(f"scenario {str(scenario)!r}: neither a file nor a packaged scenario; packaged: {', '.join(known)}")
+    try:
+        text = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: not valid TOML: {error}") from error
+    if not table:
+        raise InputError(f"{path}: empty; a scenario needs at least name, ranks, iterations, model, work and compute")
+    for key, value in (changes or {}).items():
+        _set(table, key, value, str(path))
+    return read(table, str(path))
+
+
+def read(table: Mapping[str, Any], source: str) -> Scenario:
+    """A scenario from a parsed table. Raises InputError naming `source`, key, value and what is allowed."""
+    top = Section(source, "", table)
+    name, ranks = top.string("name"), top.integer("ranks", 1)
+    iterations, seed = top.integer("iterations", 1), top.integer("seed", 0, 2**63 - 1, default=0)
+    top.string("description", "")
+    model, work = top.subsection("model"), top.subsection("work")
+    parameters, dtype = model.integer("parameters", 1), model.choice("dtype", tuple(DTYPES), "float32")
+    per_rank, unit = work.number("per_rank", positive=True), work.choice("unit", UNITS)
+    compute = read_compute(top.subsection("compute"))
+    imbalance = tuple(read_imbalance(section, ranks) for section in top.subsections("imbalance"))
+    network, training = _network(top.subsection("network")), _training(top.subsection("training"))
+    shared = top.subsection("algorithm")
+    settings = _settings(shared, ranks, Settings())
+    overrides = {}
+    own = top.subsection("algorithms")
+    for algorithm in own.names():
+        if algorithm not in ALGORITHMS:
+            own.fail(algorithm, own.take(algorithm), f"unknown algorithm; allowed: {', '.join(ALGORITHMS)}")
+        overrides[algorithm] = _settings(own.subsection(algorithm), ranks, settings)
+    for section in (model, work, own, top):
+        section.finish()
+    return Scenario(
+        name, ranks, iterations, seed, parameters, dtype, per_rank, unit, compute, imbalance,
+        network, settings, overrides, training, source, _deep_copy(table),
+    )  # fmt: skip
+
+
+def _network(section: Section) -> Network:
+    default = Network()
+    values = {key: section.number(key, default=0.0) for key in ("latency_ns", "overhead_ns", "gap_ns", "gap_per_byte_ns")}
+    hop = section.number("activation_ns", default=values["latency_ns"] + 2 * values["overhead_ns"])
+    group = section.choice("group_allreduce", EXCHANGES, default.group_allreduce)
+    everyone = section.choice("allreduce", EXCHANGES, default.allreduce)
+    section.finish()
+    return Network(**values, activation_ns=hop, group_allreduce=group, allreduce=everyone)
+
+
+def _settings(section: Section, ranks: int, shared: Settings) -> Settings:
+    size = section.take("group_size", shared.group_size)
+    resolve_group_size(size, ranks, f"{section.source}: {section.name}.group_size")
+    period = section.take("sync_period", shared.sync_period)
+    resolve_sync_period(period, f"{section.source}: {section.name}.sync_period")
+    settings = Settings(size, period, section.boolean("merge_once", shared.merge_once))
+    section.finish()
+    return settings
+
+
+def _training(section: Section) -> Training:
+    default = Training()
+    training = Training(
+        section.choice("workload", WORKLOADS, default.workload),
+        section.integer("batch_size", 1, default=default.batch_size),
+        section.number("learning_rate", positive=True, default=default.learning_rate),
+        section.number("momentum", 0.0, 1.0, default=default.momentum),
+        section.boolean("paced", default.paced),
+    )
+    section.finish()
+    return training
+
+
+def as_table(scenario: Scenario) -> dict[str, Any]:
+    """The scenario as plain data, for the header of a trace; `read` understands it."""
+    return _deep_copy(scenario.table)
+
+
+def _deep_copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _deep_copy(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_deep_copy(item) for item in value]
+    return value
+
+
+def _set(table: dict[str, Any], key: str, value: Any, source: str) -> None:
+    """table["a"]["b"] = value for "a.b"; an index reaches into an array of tables: "imbalance.0.delay_s"."""
+    *path, last = key.split(".")
+    here: Any = table
+    for part in path:
+        if isinstance(here, list):
+            if not part.isdigit() or int(part) >= len(here):
+                raise InputError(f"{source}: {key}: there is no item {part!r}; allowed: 0 to {len(here) - 1}")
+            here = here[int(part)]
+        else:
+            here = here.setdefault(part, {})
+        if not isinstance(here, dict | list):
+            raise InputError(f"{source}: {key}: {part!r} is a value, not a table")
+    if isinstance(here, list):
+        raise InputError(f"{source}: {key}: name a key of an item, for example {'.'.join(path)}.0.{last}")
+    here[last] = value

@@ -1,0 +1,230 @@
+"""The record of a run, one schema for both worlds, as JSON Lines: a header, then each rank's records in causal order.
+
+Causal order is the per-rank `sequence`; clocks are secondary, since those of different hosts have offsets. All times are integer
+nanoseconds of the header's clock. docs/trace.md describes each field.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from wagma.algorithms import Collectives, specification
+from wagma.core.schedule import Schedule
+from wagma.errors import InputError
+from wagma.scenario import Scenario, read
+
+SCHEMA = 1
+
+
+@dataclass(slots=True)
+class Execution:
+    """One execution of one version at one rank, whether the rank had arrived or not.
+
+    activator: the rank's own arrival activated the version. own_stamp: for which iteration the contribution was published
+    (-1: the initial model). Digests are None when they are off. read_ns: when the last peer had read the contribution, which the
+    next version waits for; None: not after completion.
+    """
+
+    rank: int
+    sequence: int
+    version: int
+    group: list[int]
+    activator: bool
+    activated_ns: int
+    started_ns: int
+    completed_ns: int
+    own_stamp: int
+    contribution_digest: str | None = None
+    sum_digest: str | None = None
+    read_ns: int | None = None
+
+
+@dataclass(slots=True)
+class Iteration:
+    """One iteration of one rank's application.
+
+    computed_ns: time spent in the gradient and the update; delayed_ns: injected delay. merged_version None: nothing was merged.
+    fresh None: the iteration had no collective (then arrival is return). merged_digest is that of the sum as it was merged.
+    """
+
+    rank: int
+    sequence: int
+    iteration: int
+    arrival_ns: int
+    return_ns: int
+    fresh: bool | None
+    merged_version: int | None
+    skipped: bool = False
+    computed_ns: int = 0
+    delayed_ns: int = 0
+    published_digest: str | None = None
+    merged_digest: str | None = None
+    model_digest: str | None = None
+
+
+@dataclass(slots=True)
+class RankStart:
+    """Where a rank began: its host and the digest of its initial model."""
+
+    rank: int
+    started_ns: int
+    host: str = ""
+    initial_digest: str | None = None
+
+
+@dataclass(slots=True)
+class Header:
+    """What the records belong to. world: sim or real; value: model or gradient; digests: content, symbolic or off."""
+
+    world: str
+    engine: str
+    algorithm: str
+    value: str
+    clock: str
+    digests: str
+    scenario: dict[str, Any]
+    schema: int = SCHEMA
+    accuracy: float | None = None
+
+
+@dataclass(slots=True)
+class Trace:
+    """A run in memory. `source` names it in messages; `wall_s`, what the run took here, is not part of the record."""
+
+    header: Header
+    starts: list[RankStart] = field(default_factory=list)
+    executions: list[Execution] = field(default_factory=list)
+    iterations: list[Iteration] = field(default_factory=list)
+    source: str = "trace"
+    wall_s: float = 0.0
+
+    @property
+    def scenario(self) -> Scenario:
+        """The scenario of the header, read and checked."""
+        return read(self.header.scenario, self.source)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The collectives that the run's algorithm joins."""
+        return self.scenario.schedule(self.header.algorithm)
+
+    @property
+    def communicates(self) -> bool:
+        """Whether the run's algorithm joins collectives at all; `ideal` does not."""
+        return specification(self.header.algorithm).collectives is not Collectives.NONE
+
+    def sort(self) -> None:
+        """Put the records into the order of the file: by rank, then by sequence."""
+        self.starts.sort(key=lambda r: r.rank)
+        self.executions.sort(key=lambda r: (r.rank, r.sequence))
+        self.iterations.sort(key=lambda r: (r.rank, r.sequence))
+
+    def write(self, path: str | Path) -> None:
+        """Write JSON Lines. Raises InputError if the file cannot be written."""
+        try:
+            with open(path, "w", encoding="utf-8") as file:
+                for line in self._lines():
+                    file.write(line + "\n")
+        except OSError as error:
+            raise InputError(f"trace {path}: cannot be written: {error.strerror}") from error
+
+    def _lines(self) -> Iterator[str]:
+        yield _dump("header", self.header)
+        for start in self.starts:
+            yield _dump("rank", start)
+        records: list[Execution | Iteration] = sorted([*self.executions, *self.iterations], key=lambda r: (r.rank, r.sequence))
+        for record in records:
+            yield _dump("execution" if isinstance(record, Execution) else "iteration", record)
+
+
+Record = Header | RankStart | Execution | Iteration
+_KINDS: dict[str, type[Header | RankStart | Execution | Iteration]] = {
+    "header": Header,
+    "rank": RankStart,
+    "execution": Execution,
+    "iteration": Iteration,
+}
+_FIELDS = {name: get_type_hints(kind) for name, kind in _KINDS.items()}
+
+
+def load_trace(path: str | Path) -> Trace:
+    """Read a trace. Raises InputError naming file and line if it is not one."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"trace {path}: cannot be read: {error}") from error
+    return parse_trace(lines, str(path))
+
+
+def parse_trace(lines: Iterable[str], source: str) -> Trace:
+    """A trace from its lines."""
+    trace: Trace | None = None
+    for number, line in enumerate(lines, 1):
+        record = _parse(line, f"{source}:{number}")
+        if isinstance(record, Header):
+            if trace is not None:
+                raise InputError(f"{source}:{number}: a second header; allowed: one, in the first line")
+            trace = Trace(record, source=source)
+            continue
+        if trace is None:
+            raise InputError(f"{source}:{number}: the first line must be the header")
+        match record:
+            case RankStart():
+                trace.starts.append(record)
+            case Execution():
+                trace.executions.append(record)
+            case Iteration():
+                trace.iterations.append(record)
+    if trace is None:
+        raise InputError(f"{source}: empty; a trace begins with a header")
+    return trace
+
+
+def _dump(kind: str, record: Record) -> str:
+    values = {name: getattr(record, name) for name in _FIELDS[kind]}
+    return json.dumps({"record": kind, **values}, separators=(",", ":"), allow_nan=False)
+
+
+def _parse(line: str, where: str) -> Record:
+    try:
+        data = json.loads(line)
+        name = data.pop("record")
+        kind = _KINDS[name]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(f"{where}: not a trace record; allowed: JSON with record = {', '.join(_KINDS)}") from error
+    known = _FIELDS[name]
+    for field_name, value in data.items():
+        if field_name not in known:
+            raise InputError(f"{where}: unknown field {field_name!r}; allowed: {', '.join(known)}")
+        if not _fits(value, known[field_name]):
+            raise InputError(f"{where}: {field_name} = {value!r}: must be {_describe(known[field_name])}")
+    try:
+        record = kind(**data)
+    except TypeError as error:
+        raise InputError(f"{where}: {str(error).split('__init__() ')[-1]}") from error
+    if isinstance(record, Header) and record.schema != SCHEMA:
+        raise InputError(f"{where}: schema = {record.schema}: this wagma reads schema {SCHEMA}")
+    return record
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if annotation == list[int]:
+        return isinstance(value, list) and all(_fits(item, int) for item in value)
+    if isinstance(annotation, type) and not get_args(annotation):
+        return isinstance(value, annotation)
+    if annotation == dict[str, Any]:
+        return isinstance(value, dict)
+    return any(_fits(value, choice) for choice in get_args(annotation))
+
+
+def _describe(annotation: Any) -> str:
+    text = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+    return text.replace("typing.", "").replace("None", "null")
