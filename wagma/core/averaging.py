@@ -7,12 +7,13 @@ gets the same bits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from wagma.core.trees import accumulation_dtype
+from wagma.core.trees import accumulation_dtype, tree_sum
 
 Ints = TypeVar("Ints", int, npt.NDArray[np.int64])
 Array = npt.NDArray[Any]
@@ -36,3 +37,9 @@ def merge(total: Array | None, own: Array, own_weight: int, divisor: int) -> Arr
     # own_weight 0 must not touch own: 0 * inf would poison a mean that own is not part of.
     numerator = total + own.astype(dtype) if own_weight else total
     return np.asarray(numerator / dtype.type(divisor)).astype(own.dtype)
+
+
+def mean(contributions: Sequence[Array]) -> Array:
+    """What a sync gives: the sum along the association tree, divided once, rounded once to the contributions' dtype."""
+    total = tree_sum(contributions)
+    return np.asarray(total / total.dtype.type(len(contributions))).astype(contributions[0].dtype)

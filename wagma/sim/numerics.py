@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Protocol
 
+from wagma.core.averaging import mean as mean_of
 from wagma.core.averaging import merge
 from wagma.core.digest import digest
 from wagma.core.effects import Value
-from wagma.core.trees import accumulation_dtype, tree_sum
+from wagma.core.trees import tree_sum
 
 if TYPE_CHECKING:
     from wagma.workloads.replica import Replica
@@ -144,12 +145,8 @@ class Replicas:
         flat.write(merge(total, flat.read(), own_weight, divisor))
 
     def reduce(self, contributions: Sequence[Any], mean: bool) -> Any:
-        """Sum along the association tree; a mean is divided once and rounded to the contributions' dtype."""
-        total = tree_sum(contributions)
-        if not mean:
-            return total
-        dtype = contributions[0].dtype
-        return (total / accumulation_dtype(dtype).type(len(contributions))).astype(dtype)
+        """Sum or mean along the association tree."""
+        return mean_of(contributions) if mean else tree_sum(contributions)
 
     def digest(self, published: Any) -> str:
         """Digest of the bytes."""

@@ -1,0 +1,134 @@
+"""Runs an algorithm's generator on a real rank.
+
+The trampoline is the counterpart of `wagma.sim.driver.Rank`: it knows how each effect happens here, and no algorithm. The
+gradient is the user's own loop: `advance` runs from one ComputeGradient to the next.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from wagma.algorithms import Specification
+from wagma.core.effects import Allreduce, ApplyUpdate, Average, ComputeGradient, GroupAllreduce, GroupOutcome, Value
+from wagma.core.schedule import Schedule
+from wagma.errors import WagmaError
+from wagma.real.recorder import Recorder
+
+Array = npt.NDArray[Any]
+
+
+class Flat(Protocol):
+    """Tensors as one array (wagma.workloads.flat.FlatView)."""
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64."""
+
+    def read(self, out: Array | None = None) -> Array:
+        """All values."""
+
+    def write(self, values: Array) -> None:
+        """Put values back."""
+
+
+class Engine(Protocol):
+    """What the driver needs of the native engine (wagma._native.Engine)."""
+
+    def arrive(self, version: int, own: Array) -> tuple[bool, int, int]:
+        """Publish and wait: (fresh, merged_version, group_length)."""
+
+    def merge(self, own: Array, own_weight: int, divisor: int) -> None:
+        """own = (sum + own_weight * own) / divisor."""
+
+    def copy_result(self, own: Array) -> None:
+        """own = mean."""
+
+
+class RankDriver:
+    """One rank's generator and what its effects act on. `iterations` is endless: the user's loop decides."""
+
+    def __init__(
+        self,
+        specification: Specification,
+        schedule: Schedule,
+        engine: Engine | None,
+        flats: Mapping[Value, Flat],
+        apply_update: Callable[[], Any],
+        recorder: Recorder | None,
+    ) -> None:
+        self.iterations = itertools.count()
+        self.schedule = schedule
+        self.iteration = 0  # the one whose gradient is being computed
+        self._specification = specification
+        self._engine = engine
+        self._flats = flats
+        self._apply_update = apply_update
+        self._recorder = recorder
+        self._buffer = np.empty(flats[Value.MODEL].size, flats[Value.MODEL].dtype)
+        self._group_length = 0
+        self._algorithm = specification.run(self)
+        self._expect_gradient(next(self._algorithm))
+
+    def advance(self) -> None:
+        """The gradient is there: run the algorithm until it wants the next one.
+
+        Raises CollectiveTimeout, PeerFailed, or whatever the update raises.
+        """
+        outcome: Any = None
+        while True:
+            effect = self._algorithm.send(outcome)
+            outcome = None
+            match effect:
+                case ComputeGradient():
+                    if self._recorder is not None:
+                        self._recorder.finish_iteration(self.iteration, self._flats[Value.MODEL].read())
+                    self._expect_gradient(effect)
+                    return
+                case ApplyUpdate():
+                    self._apply_update()
+                case Allreduce():
+                    self._allreduce(effect)
+                case GroupAllreduce():
+                    fresh, _, self._group_length = self._join(effect)
+                    outcome = GroupOutcome(int(fresh), self._group_length)
+                case Average():
+                    self._average(effect)
+                case _:
+                    raise WagmaError(f"{effect!r} is no effect that a real rank knows")
+
+    def _expect_gradient(self, effect: object) -> None:
+        if not isinstance(effect, ComputeGradient):
+            raise WagmaError(f"algorithm {self._specification.name}: {effect!r} comes before the first ComputeGradient")
+        self.iteration = effect.iteration
+
+    def _join(self, effect: Allreduce | GroupAllreduce) -> tuple[bool, int, int]:
+        if self._engine is None:
+            raise WagmaError(f"algorithm {self._specification.name}: registered without collectives, but yields {effect!r}")
+        self._flats[effect.value].read(self._buffer)
+        before = time.monotonic_ns()
+        joined = self._engine.arrive(effect.iteration, self._buffer)
+        if self._recorder is not None:
+            self._recorder.waited(time.monotonic_ns() - before)
+        return joined
+
+    def _allreduce(self, effect: Allreduce) -> None:
+        self._join(effect)
+        assert self._engine is not None
+        self._engine.copy_result(self._buffer)
+        self._flats[effect.value].write(self._buffer)
+
+    def _average(self, effect: Average) -> None:
+        assert self._engine is not None
+        if self._group_length:
+            self._engine.merge(self._buffer, effect.own_weight, effect.divisor)
+            self._flats[Value.MODEL].write(self._buffer)

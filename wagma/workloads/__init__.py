@@ -1,0 +1,48 @@
+"""Models and data that both worlds train: the same network, shards, batches and arithmetic, so that both compute the same bits.
+
+Needs the extra `wagma[torch]` (torch and scikit-learn); importing this package does not.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from wagma.errors import MissingDependencyError
+from wagma.scenario import Scenario
+
+if TYPE_CHECKING:
+    from wagma.workloads.replica import Replica
+
+__all__ = ["evaluate", "replicas", "require"]
+
+
+def require() -> None:
+    """Raise MissingDependencyError if torch or scikit-learn is missing."""
+    missing = [name for name, module in (("torch", "torch"), ("scikit-learn", "sklearn")) if find_spec(module) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"training needs {' and '.join(missing)}: pip install 'wagma[torch]' (to simulate the timing alone: "
+            "--set training.workload=none)"
+        )
+
+
+def replicas(scenario: Scenario, ranks: range | None = None) -> list[Replica]:
+    """One replica of the scenario's workload for each of `ranks` (default: all). Sets torch to one thread: bits depend on it.
+
+    Raises MissingDependencyError without torch or scikit-learn, InputError if the scenario does not fit the workload.
+    """
+    require()
+    from wagma.workloads.digits import Digits
+    from wagma.workloads.replica import Replica
+
+    workload = Digits(scenario)
+    return [Replica(workload, scenario, rank) for rank in (range(scenario.ranks) if ranks is None else ranks)]
+
+
+def evaluate(scenario: Scenario, model: npt.NDArray[Any]) -> float:
+    """Accuracy, from 0 to 1, of a flat model on the held-out data."""
+    replica = replicas(scenario, range(1))[0]
+    return replica.accuracy(model)
