@@ -1,0 +1,110 @@
+"""One scenario, both worlds, the same checkers. The real run must contain what makes the protocol hard, or the test fails."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from wagma.trace import Trace, load_trace
+from wagma.validate import validate
+
+pytestmark = pytest.mark.mpi
+
+SCENARIO = """
+name = "conformance"
+ranks = {ranks}
+iterations = 60
+seed = 11
+
+[model]
+parameters = 9_930
+
+[work]
+per_rank = 32
+unit = "images"
+
+[compute]
+kind = "constant"
+seconds = 0.004
+
+# A straggler is late for some eight iterations of the others: executed many times before it arrives.
+[[imbalance]]
+kind = "independent"
+probability = 0.08
+delay_s = 0.04
+
+[network]
+latency_ns = 20_000
+gap_per_byte_ns = 0.5
+
+[algorithm]
+group_size = {group_size}
+sync_period = 15
+
+[training]
+workload = "digits"
+learning_rate = 0.05
+paced = true
+"""
+
+
+def run(world: str, algorithm: str, folder: Path, ranks: int = 4, group_size: int = 2) -> Trace:
+    scenario, trace = folder / "conformance.toml", folder / f"{world}.{algorithm}.jsonl"
+    scenario.write_text(SCENARIO.format(ranks=ranks, group_size=group_size))
+    command = [sys.executable, "-m", "wagma", world, str(scenario), "--algorithm", algorithm, "--trace", str(trace), "-q"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return load_trace(trace)
+
+
+def late(trace: Trace) -> int:
+    """Contributions of a rank that had not arrived."""
+    schedule = trace.schedule
+    return sum(e.own_stamp < e.version for e in trace.executions if not schedule.is_sync(e.version))
+
+
+def passive(trace: Trace) -> int:
+    """Executions that had started when their rank arrived."""
+    arrivals = {(r.rank, r.iteration): r.arrival_ns for r in trace.iterations}
+    return sum(e.started_ns < arrivals[e.rank, e.version] for e in trace.executions)
+
+
+def executed_again(trace: Trace) -> int:
+    """Arrivals that found a later version than their own executed already."""
+    return sum(r.merged_version is not None and r.merged_version > r.iteration for r in trace.iterations)
+
+
+def models(traces: Iterable[Trace]) -> list[list[str | None]]:
+    return [[record.model_digest for record in trace.iterations] for trace in traces]
+
+
+@pytest.mark.parametrize(("ranks", "group_size"), [(4, 2), (3, 2)])
+def test_wagma_keeps_its_promises_in_both_worlds(tmp_path: Path, ranks: int, group_size: int) -> None:
+    real = run("train", "wagma_sgd", tmp_path, ranks, group_size)
+    simulated = run("simulate", "wagma_sgd", tmp_path, ranks, group_size)
+    assert validate(real, simulated) == []
+    assert late(real) > 0, "no late contribution: the run was too tame to show anything"
+    assert passive(real) > 0
+    assert executed_again(real) > 0
+    assert real.header.accuracy is not None and real.header.accuracy > 0.5
+
+
+def test_synchronous_training_computes_the_same_bits_in_both_worlds(tmp_path: Path) -> None:
+    """Nothing depends on timing here: every rank's model after every iteration, simulated and real, bit for bit."""
+    traces = [run(world, "allreduce_sgd", tmp_path) for world in ("train", "simulate")]
+    assert validate(*traces) == []
+    real, simulated = models(traces)
+    assert real == simulated
+    assert len(set(real)) == 60
+    assert traces[0].header.accuracy == traces[1].header.accuracy
+
+
+def test_local_sgd_computes_the_same_bits_in_both_worlds(tmp_path: Path) -> None:
+    traces = [run(world, "local_sgd", tmp_path) for world in ("train", "simulate")]
+    assert validate(*traces) == []
+    real, simulated = models(traces)
+    assert real == simulated
