@@ -1,4 +1,4 @@
-"""The collective alone, on numpy arrays, without torch: mpiexec -n 4 python -m mpi4py examples/group_allreduce.py"""
+"""The collective alone, on numpy arrays, without torch: mpiexec -n 4 python -m mpi4py examples/group_allreduce.py."""
 
 import numpy as np
 from mpi4py import MPI

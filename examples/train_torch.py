@@ -1,4 +1,4 @@
-"""A plain PyTorch loop on several ranks: mpiexec -n 4 python -m mpi4py examples/train_torch.py
+"""A plain PyTorch loop on several ranks: mpiexec -n 4 python -m mpi4py examples/train_torch.py.
 
 `-m mpi4py` ends all ranks when one of them raises.
 """

@@ -90,7 +90,8 @@ def test_wagma_keeps_its_promises_in_both_worlds(tmp_path: Path, ranks: int, gro
     assert late(real) > 0, "no late contribution: the run was too tame to show anything"
     assert passive(real) > 0
     assert executed_again(real) > 0
-    assert real.header.accuracy is not None and real.header.accuracy > 0.5
+    assert real.header.accuracy is not None
+    assert real.header.accuracy > 0.5
 
 
 def test_synchronous_training_computes_the_same_bits_in_both_worlds(tmp_path: Path) -> None:
