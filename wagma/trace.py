@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from wagma.algorithms import Collectives, specification
 from wagma.core.schedule import Schedule
 from wagma.errors import InputError
 from wagma.scenario import Scenario, read
@@ -111,11 +110,6 @@ class Trace:
     def schedule(self) -> Schedule:
         """The collectives that the run's algorithm joins."""
         return self.scenario.schedule(self.header.algorithm)
-
-    @property
-    def communicates(self) -> bool:
-        """Whether the run's algorithm joins collectives at all; `ideal` does not."""
-        return specification(self.header.algorithm).collectives is not Collectives.NONE
 
     def sort(self) -> None:
         """Put the records into the order of the file: by rank, then by sequence."""
