@@ -1,0 +1,128 @@
+// The decision machine and the pure functions beside it, for tests that hold them against wagma/core. Outputs are plain
+// tuples that begin with their kind: ("forward", version, dimension, rank), ("start", version, buffer, target, stamp),
+// ("complete", version, fresh, merged_version, buffer).
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdio>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bindings.hpp"
+#include "wagma/digest.hpp"
+#include "wagma/protocol.hpp"
+#include "wagma/reduce.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+using namespace wagma;
+
+py::tuple tuple_of(const Output& output) {
+  if (const auto* f = std::get_if<Forward>(&output))
+    return py::make_tuple("forward", f->version, f->dimension, f->rank);
+  if (const auto* s = std::get_if<Start>(&output)) {
+    return py::make_tuple("start", s->version, s->buffer, s->target, s->stamp);
+  }
+  const auto& c = std::get<Complete>(output);
+  return py::make_tuple("complete", c.version, c.fresh, c.merged_version, c.buffer);
+}
+
+py::list list_of(const Outputs& outputs) {
+  py::list list;
+  for (const Output& output : outputs) list.append(tuple_of(output));
+  return list;
+}
+
+// An event as a method: its outputs as a list of tuples.
+template <class... Arguments>
+auto event(Outputs (Machine::*method)(Arguments...)) {
+  return [method](Machine& machine, Arguments... arguments) { return list_of((machine.*method)(arguments...)); };
+}
+
+DType dtype_of(const py::array& array) {
+  if (array.dtype().equal(py::dtype::of<float>())) return DType::float32;
+  if (array.dtype().equal(py::dtype::of<double>())) return DType::float64;
+  throw py::type_error("dtype must be float32 or float64");
+}
+
+// What the kernel may read as `count` items of `dtype`; anything else would be reinterpreted.
+const void* items_of(const py::array& array, DType dtype, py::ssize_t count) {
+  if (!(array.flags() & py::array::c_style) || array.size() != count || dtype_of(array) != dtype) {
+    throw py::value_error("arrays must be C-contiguous and equal in size and dtype");
+  }
+  return array.data();
+}
+
+std::string digest_of(const py::buffer& buffer) {
+  const py::buffer_info info = buffer.request();
+  if (PyBuffer_IsContiguous(info.view(), 'C') == 0) throw py::value_error("the buffer must be C-contiguous");
+  char text[17];
+  std::snprintf(text, sizeof text, "%016llx",
+                static_cast<unsigned long long>(digest(info.ptr, static_cast<std::size_t>(info.size * info.itemsize))));
+  return text;
+}
+
+py::array sum_of(const std::vector<py::array>& contributions) {
+  if (contributions.empty()) throw py::value_error("tree_sum of no arrays");
+  const py::array& first = contributions.front();
+  const DType dtype = dtype_of(first);
+  std::vector<const void*> sources;
+  for (const py::array& array : contributions) sources.push_back(items_of(array, dtype, first.size()));
+  py::array sum(first.dtype(), std::vector<py::ssize_t>(first.shape(), first.shape() + first.ndim()));
+  tree_sum(dtype, sum.mutable_data(), sources.data(), static_cast<int>(sources.size()),
+           static_cast<std::size_t>(first.size()));
+  return sum;
+}
+
+py::array merged(const std::optional<py::array>& total, const py::array& own, int own_weight, int divisor) {
+  const DType dtype = dtype_of(own);
+  const void* source = items_of(own, dtype, own.size());
+  const void* sum = total ? items_of(*total, dtype, own.size()) : nullptr;
+  py::array result(own.dtype(), std::vector<py::ssize_t>(own.shape(), own.shape() + own.ndim()));
+  merge_into(dtype, result.mutable_data(), source, sum, own_weight, divisor, static_cast<std::size_t>(own.size()));
+  return result;
+}
+
+}  // namespace
+
+void register_protocol(py::module_& module) {
+  using namespace py::literals;
+  module.attr("NONE") = kNone;
+  module.def(
+      "group_of",
+      [](int world_size, int group_size, Version iteration, int rank) {
+        return py::tuple(py::cast(group_of(world_size, group_size, iteration, rank)));
+      },
+      "world_size"_a, "group_size"_a, "iteration"_a, "rank"_a,
+      "The group of `rank` in `iteration`, in association order.");
+  module.def(
+      "association", [](int leaves) { return py::tuple(py::cast(association(leaves))); }, "leaves"_a,
+      "The additions for `leaves` contributions, as pairs (into, from).");
+  module.def("dimensions", &dimensions, "world_size"_a, "Number of dimensions of the activation trees.");
+  module.def("neighbour", &neighbour, "world_size"_a, "rank"_a, "dimension"_a,
+             "Where an activation over `dimension` goes.");
+  module.def("digest", &digest_of, "buffer"_a, "16 hexadecimal digits for the bytes of a C-contiguous buffer.");
+  module.def("tree_sum", &sum_of, "contributions"_a, "Sum along the association tree, of float32 or float64 arrays.");
+  module.def("merge", &merged, py::arg("total").none(true), "own"_a, "own_weight"_a, "divisor"_a,
+             "(total + own_weight * own) / divisor; a copy of own if total is None.");
+
+  py::class_<Machine>(module, "Machine", "The decision machine of one rank; wagma.core.protocol.Machine specifies it.")
+      .def(py::init([](int rank, int world_size, int group_size, Version sync_period, bool grouped, bool merge_once) {
+             return Machine(rank, Schedule{world_size, group_size, sync_period, grouped}, merge_once);
+           }),
+           "rank"_a, "world_size"_a, "group_size"_a, "sync_period"_a, "grouped"_a = true, "merge_once"_a = false)
+      .def("arrive", event(&Machine::arrive), "version"_a)
+      .def("activation", event(&Machine::activation), "version"_a, "dimension"_a)
+      .def("exec_done", event(&Machine::exec_done), "version"_a)
+      .def("read_done", event(&Machine::read_done))
+      .def("merge_done", event(&Machine::merge_done))
+      .def("close", event(&Machine::close))
+      .def("finish", event(&Machine::finish), "version"_a)
+      .def("restore", &Machine::restore, "state"_a)
+      .def_property_readonly("state", [](const Machine& machine) { return py::tuple(py::cast(machine.state())); })
+      .def_property_readonly("done", &Machine::done);
+}

@@ -1,0 +1,7 @@
+// The parts of the Python module wagma._native, each registered in a file of its own.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+void register_engine(pybind11::module_& module);  // bind_engine.cpp: engine, transports, errors
+void register_protocol(pybind11::module_& module);  // bind_protocol.cpp: decision machine, groups, trees, sums

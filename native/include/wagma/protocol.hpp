@@ -1,0 +1,99 @@
+// The decision machine of one rank, for production: the very object that the progress thread runs. wagma/core/protocol.py is its
+// readable specification, with the rules and the reasons; every edge that the explorer finds here must be reproduced there.
+//
+// It knows no time and moves no data; it is not thread-safe: whoever owns it feeds it one event at a time, under one lock, and
+// carries out the outputs in order.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "wagma/schedule.hpp"
+
+namespace wagma {
+
+inline constexpr Version kNone = -1;
+inline constexpr Version kNotFinishing = -2;
+inline constexpr int kBuffers = 5;
+
+struct Forward {
+  Version version;
+  int dimension;
+  int rank;
+  bool operator==(const Forward&) const = default;
+};
+
+struct Start {
+  Version version;
+  int buffer;
+  int target;
+  Version stamp;
+  bool operator==(const Start&) const = default;
+};
+
+struct Complete {
+  Version version;
+  bool fresh;
+  Version merged_version;  // kNone: nothing to merge (merge_once)
+  int buffer;
+  bool operator==(const Complete&) const = default;
+};
+
+using Output = std::variant<Forward, Start, Complete>;
+using Outputs = std::vector<Output>;
+
+// An event that the state does not allow; the state is then unchanged.
+struct ProtocolError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+class Machine {
+ public:
+  Machine(int rank, Schedule schedule, bool merge_once = false);
+
+  Outputs arrive(Version version);
+  Outputs activation(Version version, int dimension);
+  Outputs exec_done(Version version);
+  Outputs read_done();
+  Outputs merge_done();
+  Outputs close();
+  Outputs finish(Version version);
+
+  bool done() const;
+  int rank() const { return rank_; }
+  const Schedule& schedule() const { return schedule_; }
+
+  // The order of wagma.core.protocol.Machine.STATE, then forwarded[0], forwarded[1], ...
+  std::vector<Version> state() const;
+  void restore(const std::vector<Version>& state);
+
+  // What the engine and the watchdog look at.
+  Version next_version() const { return next_version_; }
+  Version executing() const { return executing_; }
+  Version activated() const { return activated_; }
+  Version arrived() const { return arrived_; }
+  Version waiting() const { return waiting_; }
+  bool closed() const { return closed_; }
+  int live() const { return static_cast<int>(live_); }
+  int published() const { return static_cast<int>(published_); }
+
+ private:
+  void forward(Version version, int lowest, Outputs& outputs);
+  void start(Outputs& outputs);
+  void complete(Version version, Outputs& outputs);
+  Version free_buffer() const;
+  [[noreturn]] void reject(const char* event, Version version, const std::string& why) const;
+
+  int rank_;
+  Schedule schedule_;
+  bool merge_once_;
+  // Everything below is `state`; meanings stand beside the same names in protocol.py.
+  Version next_version_, executing_ = kNone, activated_ = kNone, arrived_ = kNone, waiting_ = kNone, fresh_ = 0;
+  Version merge_at_ = kNone, merged_ = kNone, stamp_ = kNone, closed_ = 0, last_ = kNotFinishing;
+  Version live_ = 0, published_ = 1, reading_ = kNone, target_ = kNone, result_ = kNone, merging_ = kNone;
+  std::vector<Version> forwarded_;
+};
+
+}  // namespace wagma

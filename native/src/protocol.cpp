@@ -1,0 +1,203 @@
+// Line by line the machine of wagma/core/protocol.py, where the rules and the reasons stand.
+#include "wagma/protocol.hpp"
+
+#include <algorithm>
+#include <array>
+
+namespace wagma {
+namespace {
+
+// Tests of torn reads must be seen to fail: this build gives every role one and the same buffer. Never in a shipped
+// library.
+#ifdef WAGMA_TEST_SINGLE_BUFFER
+constexpr bool kSingleBuffer = true;
+#else
+constexpr bool kSingleBuffer = false;
+#endif
+
+}  // namespace
+
+Machine::Machine(int rank, Schedule schedule, bool merge_once)
+    : rank_(rank), schedule_(schedule), merge_once_(merge_once), next_version_(0) {
+  schedule_.check();
+  if (rank < 0 || rank >= schedule_.world_size) {
+    throw std::invalid_argument("rank = " + std::to_string(rank) + ": must be from 0 to " +
+                                std::to_string(schedule_.world_size - 1));
+  }
+  next_version_ = schedule_.first();
+  forwarded_.assign(static_cast<std::size_t>(dimensions(schedule_.world_size)), kNone);
+  if constexpr (kSingleBuffer) published_ = live_;
+}
+
+Outputs Machine::arrive(Version version) {
+  if (closed_) reject("arrive", version, "the rank has closed");
+  if (waiting_ != kNone) reject("arrive", version, "the rank still waits in version " + std::to_string(waiting_));
+  if (merging_ != kNone) reject("arrive", version, "the last result is still being merged");
+  const Version expected = schedule_.next(arrived_);
+  if (version != expected) reject("arrive", version, "the next version is " + std::to_string(expected));
+  published_ = live_;
+  live_ = kNone;
+  live_ = free_buffer();
+  stamp_ = arrived_ = waiting_ = version;
+  fresh_ = version >= next_version_;
+  Outputs outputs;
+  if (!fresh_) {
+    if (executing_ != kNone) {
+      merge_at_ = executing_;
+    } else {
+      complete(schedule_.previous(next_version_), outputs);
+    }
+    return outputs;
+  }
+  merge_at_ = version;
+  if (version > activated_) {
+    activated_ = version;
+    forward(version, 0, outputs);
+  }
+  start(outputs);
+  return outputs;
+}
+
+Outputs Machine::activation(Version version, int dimension) {
+  if (dimension < 0 || dimension >= static_cast<int>(forwarded_.size())) {
+    reject("activation", version,
+           "dimension " + std::to_string(dimension) + " is not below " + std::to_string(forwarded_.size()));
+  }
+  Outputs outputs;
+  forward(version, dimension + 1, outputs);
+  if (version > activated_) {
+    activated_ = version;
+    start(outputs);
+  }
+  return outputs;
+}
+
+Outputs Machine::exec_done(Version version) {
+  if (version != executing_ || executing_ == kNone) {
+    reject("exec_done", version, "version " + std::to_string(executing_) + " is executing");
+  }
+  executing_ = kNone;
+  result_ = target_;
+  target_ = kNone;
+  if (schedule_.is_sync(version)) {
+    published_ = result_;
+    stamp_ = version;
+  }
+  Outputs outputs;
+  if (merge_at_ == version) complete(version, outputs);
+  start(outputs);
+  return outputs;
+}
+
+Outputs Machine::read_done() {
+  if (reading_ == kNone) reject("read_done", executing_, "no contribution is being read");
+  reading_ = kNone;
+  Outputs outputs;
+  start(outputs);
+  return outputs;
+}
+
+Outputs Machine::merge_done() {
+  if (merging_ == kNone) reject("merge_done", arrived_, "nothing is being merged");
+  merging_ = kNone;
+  return {};
+}
+
+Outputs Machine::close() {
+  if (closed_) reject("close", arrived_, "the rank has closed already");
+  if (waiting_ != kNone) reject("close", arrived_, "the rank still waits in version " + std::to_string(waiting_));
+  if (merging_ != kNone) reject("close", arrived_, "the last result is still being merged");
+  closed_ = 1;
+  Outputs outputs;
+  start(outputs);
+  return outputs;
+}
+
+Outputs Machine::finish(Version version) {
+  if (!closed_) reject("finish", version, "the rank has not closed");
+  if (last_ != kNotFinishing) reject("finish", version, "the run already ends with version " + std::to_string(last_));
+  last_ = version;
+  activated_ = std::max(activated_, version);
+  Outputs outputs;
+  start(outputs);
+  return outputs;
+}
+
+bool Machine::done() const {
+  return last_ != kNotFinishing && next_version_ > last_ && executing_ == kNone && reading_ == kNone;
+}
+
+std::vector<Version> Machine::state() const {
+  std::vector<Version> state{next_version_, executing_, activated_, arrived_, waiting_, fresh_,
+                             merge_at_,     merged_,    stamp_,     closed_,  last_,    live_,
+                             published_,    reading_,   target_,    result_,  merging_};
+  state.insert(state.end(), forwarded_.begin(), forwarded_.end());
+  return state;
+}
+
+void Machine::restore(const std::vector<Version>& state) {
+  const std::array fields{&next_version_, &executing_, &activated_, &arrived_, &waiting_, &fresh_,
+                          &merge_at_,     &merged_,    &stamp_,     &closed_,  &last_,    &live_,
+                          &published_,    &reading_,   &target_,    &result_,  &merging_};
+  if (state.size() != fields.size() + forwarded_.size()) {
+    throw std::invalid_argument("state of " + std::to_string(state.size()) + " integers: must be " +
+                                std::to_string(fields.size() + forwarded_.size()));
+  }
+  auto value = state.begin();
+  for (Version* field : fields) *field = *value++;
+  std::copy(value, state.end(), forwarded_.begin());
+}
+
+void Machine::forward(Version version, int lowest, Outputs& outputs) {
+  for (int dimension = lowest; dimension < static_cast<int>(forwarded_.size()); ++dimension) {
+    Version& forwarded = forwarded_[static_cast<std::size_t>(dimension)];
+    if (forwarded >= version) continue;
+    forwarded = version;
+    outputs.push_back(Forward{version, dimension, neighbour(schedule_.world_size, rank_, dimension)});
+  }
+}
+
+void Machine::start(Outputs& outputs) {
+  const Version version = next_version_;
+  if (version > activated_ || executing_ != kNone || reading_ != kNone) return;
+  if (schedule_.is_sync(version) && arrived_ < version) {
+    if (!closed_) return;
+    stamp_ = version;
+  }
+  executing_ = version;
+  next_version_ = schedule_.next(version);
+  reading_ = published_;
+  target_ = free_buffer();
+  outputs.push_back(Start{version, static_cast<int>(reading_), static_cast<int>(target_), stamp_});
+}
+
+void Machine::complete(Version version, Outputs& outputs) {
+  merge_at_ = kNone;
+  if (merge_once_ && version <= merged_) {
+    outputs.push_back(Complete{waiting_, fresh_ != 0, kNone, static_cast<int>(kNone)});
+  } else {
+    merging_ = result_;
+    merged_ = version;
+    outputs.push_back(Complete{waiting_, fresh_ != 0, version, static_cast<int>(result_)});
+  }
+  waiting_ = kNone;
+}
+
+Version Machine::free_buffer() const {
+  if constexpr (kSingleBuffer) return 0;
+  const std::array roles{live_, published_, reading_, target_, result_, merging_};
+  for (Version buffer = 0; buffer < kBuffers; ++buffer) {
+    if (std::find(roles.begin(), roles.end(), buffer) == roles.end()) return buffer;
+  }
+  std::string held;
+  for (const Version role : roles) held += (held.empty() ? "" : ", ") + std::to_string(role);
+  throw ProtocolError("rank " + std::to_string(rank_) + ": no free buffer among " + std::to_string(kBuffers) +
+                      " (roles (" + held + "))");
+}
+
+void Machine::reject(const char* event, Version version, const std::string& why) const {
+  throw ProtocolError("rank " + std::to_string(rank_) + ": " + event + "(" + std::to_string(version) +
+                      ") is not allowed: " + why);
+}
+
+}  // namespace wagma

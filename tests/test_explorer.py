@@ -1,0 +1,176 @@
+"""Every reachable state of small cases keeps the promises, and the Python machine is the one that was explored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import native_programs
+import pytest
+
+from wagma.core.protocol import NONE, Complete, Forward, Machine, Output, Start
+from wagma.core.schedule import Schedule
+
+KINDS: dict[str, Callable[..., Output]] = {"F": Forward, "S": Start, "C": Complete}
+
+
+class Case(NamedTuple):
+    ranks: int
+    group_size: int
+    sync_period: int
+    iterations: str
+    options: tuple[str, ...] = ()
+
+    def arguments(self) -> list[object]:
+        named = ("--ranks", self.ranks, "--group-size", self.group_size, "--sync-period", self.sync_period)
+        return [*named, "--iterations", self.iterations, *self.options]
+
+    def machine(self, rank: int) -> Machine:
+        grouped = "--no-groups" not in self.options
+        schedule = Schedule(self.ranks, self.group_size, self.sync_period, grouped)
+        return Machine(rank, schedule, "--merge-once" in self.options)
+
+    def __str__(self) -> str:
+        return " ".join(map(str, self.arguments()))
+
+
+SMALL = [
+    # Up to three ranks, every group size, three versions with a sync at the end or in the middle.
+    *(Case(p, s, t, "3") for p in (1, 2, 3) for s in range(1, p + 1) for t in (3, 2)),
+    *(Case(2, s, t, "3", ("--exact",)) for s in (1, 2) for t in (3, 2)),
+    Case(2, 2, 3, "3", ("--exact", "--merge-once")),
+    Case(3, 2, 3, "3", ("--merge-once",)),
+    Case(3, 2, 3, "3,1,2"),
+    Case(3, 3, 2, "0,3,1", ("--merge-once",)),
+    Case(3, 2, 0, "2,3,0"),
+    Case(3, 3, 1, "3"),
+    Case(3, 3, 2, "2", ("--no-groups",)),
+    Case(2, 2, 3, "5"),
+    # Four ranks: one group version and a sync.
+    *(Case(4, s, 2, "2") for s in (1, 2, 3, 4)),
+    Case(4, 2, 2, "3,1,2,0"),
+]
+LARGE = [Case(3, 2, 3, "5"), Case(4, 2, 3, "3,2,2,1"), Case(5, 5, 2, "2,0,1,0,1")]
+
+
+def explore_and_replay(case: Case, edges: Path) -> None:
+    status, result = native_programs.run("explorer", *case.arguments(), "--edges", edges)
+    assert (status, result["result"]) == (0, "ok"), result
+    machines = [case.machine(rank) for rank in range(case.ranks)]
+    count = 0
+    for rank, before, event, outputs, after in parsed(edges):
+        machine = machines[rank]
+        machine.restore(before)
+        assert apply(machine, event) == outputs, (rank, before, event)
+        assert machine.state == after, (rank, before, event)
+        count += 1
+    assert count == result["local_edges"] > 0
+
+
+def parsed(edges: Path) -> Iterator[tuple[int, tuple[int, ...], str, list[Output], tuple[int, ...]]]:
+    with edges.open() as lines:
+        for line in lines:
+            rank, before, event, outputs, after = line.rstrip("\n").split(";")
+            yield int(rank), integers(before), event, list(map(output, filter(None, outputs.split(",")))), integers(after)
+
+
+def integers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split()))
+
+
+def output(text: str) -> Output:
+    kind, numbers = text.split(" ", 1)
+    return KINDS[kind](*integers(numbers))
+
+
+def apply(machine: Machine, event: str) -> list[Output]:
+    name, version, dimension = event.split()
+    arguments = {"arrive": [version], "exec_done": [version], "finish": [version], "activation": [version, dimension]}
+    return list(getattr(machine, name)(*map(int, arguments.get(name, []))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_promises_hold_and_python_agrees(case: Case, tmp_path: Path) -> None:
+    explore_and_replay(case, tmp_path / "edges")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", LARGE, ids=str)
+def test_promises_hold_in_larger_cases(case: Case, tmp_path: Path) -> None:
+    explore_and_replay(case, tmp_path / "edges")
+
+
+def without_buffers(edges: Path) -> set[tuple[object, ...]]:
+    """The edges up to what Rank::signature and idle_messages leave out: names of buffers, stale fields, activations without effect."""
+    return {
+        (rank, blurred(before), event, *map(without_names, outputs), blurred(after))
+        for rank, before, event, outputs, after in parsed(edges)
+        if before != after or outputs
+    }
+
+
+def without_names(output: Output) -> tuple[int, ...]:
+    match output:
+        case Start(version, _, _, stamp):
+            return version, stamp
+        case Complete(version, fresh, merged_version, _):
+            return version, fresh, merged_version
+        case _:
+            return tuple(output)
+
+
+def blurred(state: tuple[int, ...]) -> tuple[int, ...]:
+    fields = dict(zip(Machine.STATE, state, strict=False))
+    held = [fields.pop(role) for role in ("live", "published", "reading", "target", "result", "merging")]
+    shape = [held.index(buffer) if buffer != NONE else NONE for buffer in held]
+    del fields["merged"]
+    if fields["waiting"] == NONE:
+        del fields["fresh"]
+    return (*fields.values(), *shape, *state[len(Machine.STATE) :])
+
+
+@pytest.mark.parametrize(("group_size", "sync_period", "iterations"), [(2, 3, "3"), (1, 2, "3"), (2, 0, "3,1")])
+def test_reductions_lose_nothing(group_size: int, sync_period: int, iterations: str, tmp_path: Path) -> None:
+    """Where the whole space can be enumerated, the reduced search meets the same edges up to what it declares equal."""
+    found = []
+    for options in ((), ("--exact",)):
+        edges = tmp_path / f"edges{len(options)}"
+        case = Case(2, group_size, sync_period, iterations, options)
+        assert native_programs.run("explorer", *case.arguments(), "--edges", edges)[0] == 0
+        found.append(without_buffers(edges))
+    assert found[0] == found[1]
+    assert len(found[0]) > 100
+
+
+@pytest.mark.parametrize(
+    ("case", "mutation", "violation"),
+    [
+        # Activators 0 and 4 of seven: rank 3 hears of the version only through a second activation of another rank.
+        (Case(7, 7, 0, "1,0,0,0,1,0,0"), "drop-second-activation", "progress"),
+        (Case(4, 2, 2, "2"), "no-forward", "progress"),
+        (Case(2, 2, 2, "2"), "single-buffer", "wholeness"),
+        (Case(2, 2, 2, "2"), "early-read-done", "wholeness"),
+        (Case(3, 2, 3, "3"), "no-fence", "fence"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_mutations_are_caught(case: Case, mutation: str, violation: str) -> None:
+    status, result = native_programs.run("explorer", *case.arguments(), "--mutate", mutation)
+    assert (status, result["result"]) == (1, "violation")
+    assert result["violation"].startswith(violation)
+    assert result["path"]
+    assert all(step.startswith("rank ") for step in result["path"])
+
+
+def test_stranded_rank_is_the_one_of_the_counterexample() -> None:
+    case = Case(7, 7, 0, "1,0,0,0,1,0,0")
+    _, result = native_programs.run("explorer", *case.arguments(), "--mutate", "drop-second-activation")
+    reached = {int(step.split()[1].rstrip(":")) for step in result["path"]}
+    assert set(range(7)) - reached == {3}
+
+
+def test_a_limit_is_not_a_proof() -> None:
+    status, result = native_programs.run("explorer", *Case(3, 3, 3, "3").arguments(), "--max-states", 1000)
+    assert (status, result["result"], result["states"]) == (2, "incomplete", 1000)
