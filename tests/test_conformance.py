@@ -48,17 +48,30 @@ sync_period = 15
 [training]
 workload = "digits"
 learning_rate = 0.05
+momentum = 0.9
 paced = true
 """
 
 
-def run(world: str, algorithm: str, folder: Path, ranks: int = 4, group_size: int = 2) -> Trace:
-    scenario, trace = folder / "conformance.toml", folder / f"{world}.{algorithm}.jsonl"
+def run(world: str, algorithms: list[str], folder: Path, ranks: int = 4, group_size: int = 2) -> dict[str, Trace]:
+    """One job for all algorithms, since most of it goes into starting Python on every rank."""
+    scenario, trace = folder / "conformance.toml", folder / f"{world}.jsonl"
     scenario.write_text(SCENARIO.format(ranks=ranks, group_size=group_size))
-    command = [sys.executable, "-m", "wagma", world, str(scenario), "--algorithm", algorithm, "--trace", str(trace), "-q"]
+    options = ["--algorithms", ",".join(algorithms), "--trace", str(trace), "-q"]
+    command = [sys.executable, "-m", "wagma", world, str(scenario), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=folder, check=False)
     assert done.returncode == 0, done.stderr
-    return load_trace(trace)
+    traces = [load_trace(path) for path in folder.glob(f"{world}*.jsonl")]
+    return {trace.header.algorithm: trace for trace in traces}
+
+
+@pytest.fixture(scope="module")
+def both_worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Trace]]:
+    """(real, simulated) traces of each algorithm on four ranks."""
+    folder = tmp_path_factory.mktemp("conformance")
+    algorithms = ["wagma_sgd", "allreduce_sgd", "local_sgd"]
+    real, simulated = (run(world, algorithms, folder) for world in ("train", "simulate"))
+    return {name: [real[name], simulated[name]] for name in algorithms}
 
 
 def late(trace: Trace) -> int:
@@ -82,30 +95,46 @@ def models(traces: Iterable[Trace]) -> list[list[str | None]]:
     return [[record.model_digest for record in trace.iterations] for trace in traces]
 
 
-@pytest.mark.parametrize(("ranks", "group_size"), [(4, 2), (3, 2)])
-def test_wagma_keeps_its_promises_in_both_worlds(tmp_path: Path, ranks: int, group_size: int) -> None:
-    real = run("train", "wagma_sgd", tmp_path, ranks, group_size)
-    simulated = run("simulate", "wagma_sgd", tmp_path, ranks, group_size)
+def check_wagma(real: Trace, simulated: Trace) -> None:
     assert validate(real, simulated) == []
     assert late(real) > 0, "no late contribution: the run was too tame to show anything"
     assert passive(real) > 0
     assert executed_again(real) > 0
     assert real.header.accuracy is not None
-    assert real.header.accuracy > 0.5
+    assert real.header.accuracy > 0.7
 
 
-def test_synchronous_training_computes_the_same_bits_in_both_worlds(tmp_path: Path) -> None:
+def test_wagma_keeps_its_promises_in_both_worlds(both_worlds: dict[str, list[Trace]]) -> None:
+    check_wagma(*both_worlds["wagma_sgd"])
+
+
+def test_wagma_keeps_its_promises_on_three_ranks(tmp_path: Path) -> None:
+    real, simulated = (run(world, ["wagma_sgd"], tmp_path, ranks=3) for world in ("train", "simulate"))
+    check_wagma(real["wagma_sgd"], simulated["wagma_sgd"])
+
+
+@pytest.mark.parametrize("algorithm", ["allreduce_sgd", "local_sgd"])
+def test_synchronous_training_computes_the_same_bits_in_both_worlds(
+    both_worlds: dict[str, list[Trace]], algorithm: str
+) -> None:
     """Nothing depends on timing here: every rank's model after every iteration, simulated and real, bit for bit."""
-    traces = [run(world, "allreduce_sgd", tmp_path) for world in ("train", "simulate")]
+    traces = both_worlds[algorithm]
     assert validate(*traces) == []
     real, simulated = models(traces)
     assert real == simulated
-    assert len(set(real)) == 60
+    assert len(set(real)) >= 60
     assert traces[0].header.accuracy == traces[1].header.accuracy
 
 
-def test_local_sgd_computes_the_same_bits_in_both_worlds(tmp_path: Path) -> None:
-    traces = [run(world, "local_sgd", tmp_path) for world in ("train", "simulate")]
-    assert validate(*traces) == []
-    real, simulated = models(traces)
-    assert real == simulated
+@pytest.mark.parametrize("world", ["train", "simulate"])
+def test_digits_reaches_its_accuracy_in_both_worlds(tmp_path: Path, world: str) -> None:
+    """The packaged scenario, its times a fifth: 95 % on the held-out images, late ranks and all."""
+    trace = tmp_path / "digits.jsonl"
+    quick = ["--set", "compute.seconds=0.006", "--delay", "0.024", "--algorithm", "wagma_sgd", "--trace", str(trace), "-q"]
+    command = [sys.executable, "-m", "wagma", world, "digits", *quick]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    result = load_trace(trace)
+    assert validate(result) == []
+    assert result.header.accuracy is not None
+    assert result.header.accuracy >= 0.95

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,11 @@ from wagma.algorithms import Specification
 from wagma.core.effects import Allreduce, ApplyUpdate, Average, ComputeGradient, GroupAllreduce, GroupOutcome, Value
 from wagma.core.schedule import Schedule
 from wagma.errors import WagmaError
+from wagma.real.kernel import Engine
 from wagma.real.recorder import Recorder
+
+if TYPE_CHECKING:
+    from wagma import _native
 
 Array = npt.NDArray[Any]
 
@@ -39,19 +43,6 @@ class Flat(Protocol):
 
     def write(self, values: Array) -> None:
         """Put values back."""
-
-
-class Engine(Protocol):
-    """What the driver needs of the native engine (wagma._native.Engine)."""
-
-    def arrive(self, version: int, own: Array) -> tuple[bool, int, int]:
-        """Publish and wait: (fresh, merged_version, group_length)."""
-
-    def merge(self, own: Array, own_weight: int, divisor: int) -> None:
-        """own = (sum + own_weight * own) / divisor."""
-
-    def copy_result(self, own: Array) -> None:
-        """own = mean."""
 
 
 class RankDriver:
@@ -99,8 +90,9 @@ class RankDriver:
                 case Allreduce():
                     self._allreduce(effect)
                 case GroupAllreduce():
-                    fresh, _, self._group_length = self._join(effect)
-                    outcome = GroupOutcome(int(fresh), self._group_length)
+                    joined = self._join(effect)
+                    self._group_length = joined.group_length
+                    outcome = GroupOutcome(int(joined.fresh), joined.group_length)
                 case Average():
                     self._average(effect)
                 case _:
@@ -111,7 +103,7 @@ class RankDriver:
             raise WagmaError(f"algorithm {self._specification.name}: {effect!r} comes before the first ComputeGradient")
         self.iteration = effect.iteration
 
-    def _join(self, effect: Allreduce | GroupAllreduce) -> tuple[bool, int, int]:
+    def _join(self, effect: Allreduce | GroupAllreduce) -> _native.Outcome:
         if self._engine is None:
             raise WagmaError(f"algorithm {self._specification.name}: registered without collectives, but yields {effect!r}")
         self._flats[effect.value].read(self._buffer)

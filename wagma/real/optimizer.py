@@ -14,14 +14,15 @@ from typing import Any, Self, overload
 
 import torch
 
-from wagma.algorithms import Collectives, specification
+from wagma.algorithms import Collectives, Specification, specification
 from wagma.core.effects import Value
+from wagma.core.schedule import Schedule
 from wagma.errors import InputError
-from wagma.real import kernel
 from wagma.real.driver import RankDriver
+from wagma.real.kernel import Engine, agree, world
 from wagma.real.recorder import Notes, Recorder
 from wagma.scenario import resolve_group_size, resolve_sync_period
-from wagma.workloads.flat import flat_views
+from wagma.workloads.flat import FlatView, flat_views
 
 
 class DistributedOptimizer(torch.optim.Optimizer):
@@ -31,7 +32,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
     optimizer. Use it as a context manager, or call `close`: the other ranks are served until all have closed.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, driver: RankDriver, engine: Any, recorder: Recorder | None) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, driver: RankDriver, engine: Engine | None, recorder: Recorder | None
+    ) -> None:
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self.optimizer = optimizer
         self.recorder = recorder
@@ -117,21 +120,27 @@ def distribute(
     1 and more; `timeout_s` limits every wait. `record` keeps what a trace needs, digests included. Raises InputError for bad
     settings or models that differ, MissingDependencyError without mpi4py, MPI or the native kernel.
     """
-    if isinstance(optimizer, DistributedOptimizer):
-        raise InputError("optimizer: it is distributed already; wrap each optimizer once")
-    spec = specification(algorithm)
-    comm = kernel.world() if comm is None else comm
-    model_flat, gradient_flat = flat_views(model)
-    kernel.check_same(comm, model_flat.size, model_flat.dtype)
+    comm = world() if comm is None else comm
+
+    def prepare() -> tuple[Specification, Schedule, FlatView, FlatView]:
+        if isinstance(optimizer, DistributedOptimizer):
+            raise InputError("optimizer: it is distributed already; wrap each optimizer once")
+        spec = specification(algorithm)
+        size, period = resolve_group_size(group_size, comm.size, "group_size"), resolve_sync_period(sync_period)
+        return spec, spec.schedule(comm.size, size, period), *flat_views(model)
+
+    def describe() -> str:
+        spec, schedule, flat, _ = prepare()
+        return f"{flat.size} parameters of {flat.dtype}, {spec.name}, {schedule}, merge_once = {merge_once}"
+
+    agree(comm, describe, timeout_s)
+    spec, schedule, model_flat, gradient_flat = prepare()
     initial = model_flat.read()
     comm.Bcast(initial, 0)
     model_flat.write(initial)
-    schedule = spec.schedule(
-        comm.size, resolve_group_size(group_size, comm.size, "group_size"), resolve_sync_period(sync_period)
-    )
     engine = None
     if spec.collectives is not Collectives.NONE:
-        engine = kernel.engine(comm, schedule, initial, merge_once=merge_once, timeout_s=timeout_s, record=record)
+        engine = Engine(comm, schedule, initial, merge_once=merge_once, timeout_s=timeout_s, record=record, digests=record)
     recorder = Recorder(comm.rank, initial) if record else None
     flats = {Value.MODEL: model_flat, Value.GRADIENT: gradient_flat}
     driver = RankDriver(spec, schedule, engine, flats, optimizer.step, recorder)

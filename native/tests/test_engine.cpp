@@ -1,0 +1,257 @@
+// The engine with ranks as threads: sums are exact integers, so every execution is checked against what its members
+// published; lateness is drawn from a seed. The end of a run, failures and timeouts are here too.
+#include <algorithm>
+#include <chrono>
+
+#include "ranks.hpp"
+#include "wagma/digest.hpp"
+
+using namespace wagma;
+using namespace wagma::testing;
+
+namespace {
+
+// What rank publishes for version v: whole numbers, so that every sum is exact and names its summands' total.
+double published(int rank, Version version) { return static_cast<double>((version + 2) * 1000 + rank); }
+
+void check_no_errors(const std::vector<std::string>& errors) {
+  for (const auto& error : errors) {
+    if (!error.empty()) throw std::logic_error(error);
+  }
+}
+
+struct Run {
+  int world_size, group_size;
+  Version sync_period;
+  std::vector<Version> iterations;  // by rank
+  std::uint64_t seed;
+  bool merge_once = false;
+};
+
+// Checks of one rank's records against the promises, as far as one rank can tell.
+void check_records(const Run& run, int rank, const Schedule& schedule, const Records& records, Version last) {
+  Version expected = 0;
+  for (const auto& execution : records.executions) {
+    WAGMA_CHECK(execution.version == expected++);  // exactly once, in order
+    WAGMA_CHECK(execution.members == schedule.group(rank, execution.version));
+    WAGMA_CHECK(execution.activated_ns <= execution.started_ns && execution.started_ns <= execution.completed_ns);
+    const Version staleness = execution.version - execution.own_stamp;
+    if (run.sync_period > 0 && execution.version <= run.iterations[rank] - 1) {
+      WAGMA_CHECK(staleness >= 0 && staleness <= (execution.version + 1) % run.sync_period);
+    }
+  }
+  WAGMA_CHECK(expected == last + 1);
+  WAGMA_CHECK(static_cast<Version>(records.iterations.size()) == run.iterations[rank]);
+  for (const auto& iteration : records.iterations) {
+    const auto& own = records.executions[static_cast<std::size_t>(iteration.iteration)];
+    WAGMA_CHECK(iteration.fresh == (own.own_stamp == iteration.iteration));  // fresh exactly if it is in the sum
+    WAGMA_CHECK(iteration.fresh == (iteration.arrival_ns <= own.started_ns));
+    if (iteration.merged_version == kNone) continue;
+    const auto& merged = records.executions[static_cast<std::size_t>(iteration.merged_version)];
+    WAGMA_CHECK(iteration.merged_digest == merged.sum_digest);  // a complete result, the one that was promised
+    WAGMA_CHECK(iteration.fresh ? merged.version == own.version : merged.started_ns <= iteration.arrival_ns);
+    WAGMA_CHECK(merged.completed_ns <= iteration.return_ns);
+  }
+}
+
+// All members of an execution saw the same sum, and it is the sum of what they say they contributed.
+void check_sums(const std::vector<Records>& records, const Schedule& schedule, std::size_t count, Version last) {
+  for (Version version = 0; version <= last; ++version) {
+    for (int rank = 0; rank < schedule.world_size; ++rank) {
+      const auto group = schedule.group(rank, version);
+      double total = 0;
+      for (const int member : group) {
+        const Version stamp = records[member].executions[version].own_stamp;
+        const Version synced = schedule.sync_period > 0 ? (version / schedule.sync_period) * schedule.sync_period - 1 : -1;
+        WAGMA_CHECK(stamp >= synced);
+        total += published(member, stamp);
+        // A stamp that is the last sync's names its mean instead of a pattern, and a closed rank's at a sync whatever it had;
+        // such sums are compared between the members only.
+        if ((stamp == synced && stamp >= 0) || stamp >= static_cast<Version>(records[member].iterations.size())) total = -1e300;
+      }
+      const auto& own = records[rank].executions[version];
+      WAGMA_CHECK(own.sum_digest == records[group.front()].executions[version].sum_digest);
+      if (total < 0) continue;
+      if (schedule.is_sync(version)) total /= static_cast<double>(group.size());
+      const std::vector<double> expected(count, total);
+      WAGMA_CHECK(own.sum_digest == digest(expected.data(), count * sizeof(double)));
+    }
+  }
+}
+
+std::vector<Records> run_late(const Run& run, std::size_t count) {
+  auto config = config_of(run.world_size, run.group_size, run.sync_period, count);
+  config.merge_once = run.merge_once;
+  std::vector<Records> records(run.world_size);
+  const auto body = [&](int rank, Engine& engine) {
+    for (Version t = 0; t < run.iterations[rank]; ++t) {
+      std::vector<double> model(count, published(rank, t));
+      if (draw(run.seed, rank, t) % 4 == 0) {
+        std::this_thread::sleep_for(std::chrono::microseconds(draw(run.seed, rank, t) % 2000));
+      }
+      const Outcome outcome = engine.arrive(t, model.data());
+      if (outcome.group_length == 0) continue;
+      if (config.schedule.is_sync(t)) {
+        engine.copy_result(model.data());
+      } else {
+        engine.merge(model.data(), outcome.fresh ? 0 : 1, outcome.group_length + (outcome.fresh ? 0 : 1));
+      }
+      WAGMA_CHECK(std::all_of(model.begin(), model.end(), [&](double x) { return x == model.front(); }));
+    }
+    engine.close();
+    records[rank] = engine.take_records();
+  };
+  check_no_errors(run_ranks(config, [](int rank) { return published(rank, -1); }, body));
+  const Version last = *std::max_element(run.iterations.begin(), run.iterations.end()) - 1;
+  for (int rank = 0; rank < run.world_size; ++rank) check_records(run, rank, config.schedule, records[rank], last);
+  check_sums(records, config.schedule, count, last);
+  return records;
+}
+
+void random_lateness() {
+  run_late({4, 2, 5, {40, 40, 40, 40}, 1}, 1000);
+  run_late({3, 2, 4, {40, 40, 40}, 2}, 257);
+  run_late({7, 3, 0, {30, 30, 30, 30, 30, 30, 30}, 3}, 5);  // fewer elements than some groups have slices of a line
+  run_late({2, 1, 3, {20, 20}, 4}, 33);
+  run_late({1, 1, 2, {10}, 5}, 7);
+  run_late({4, 2, 5, {30, 30, 30, 30}, 6, true}, 100);
+}
+
+void uneven_ends() {
+  run_late({4, 2, 0, {0, 25, 7, 12}, 7}, 64);
+  run_late({3, 2, 0, {0, 0, 0}, 8}, 64);
+  run_late({5, 2, 6, {23, 23, 5, 17, 23}, 9}, 64);
+}
+
+// A rank that sleeps is executed for by its progress thread: the others finish long before it wakes.
+void late_rank_does_not_delay() {
+  const auto config = config_of(4, 2, 0, 128);
+  std::vector<double> seconds(4);
+  std::vector<Records> records(4);
+  const auto body = [&](int rank, Engine& engine) {
+    std::vector<double> model(128, published(rank, 0));
+    const auto begun = Clock::now();
+    if (rank == 3) std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+    for (Version t = 0; t < 10; ++t) {
+      const Outcome outcome = engine.arrive(t, model.data());
+      engine.merge(model.data(), outcome.fresh ? 0 : 1, outcome.group_length + (outcome.fresh ? 0 : 1));
+    }
+    seconds[rank] = std::chrono::duration<double>(Clock::now() - begun).count();
+    engine.close();
+    records[rank] = engine.take_records();
+  };
+  check_no_errors(run_ranks(config, [](int) { return 0.0; }, body));
+  for (int rank = 0; rank < 3; ++rank) WAGMA_CHECK(seconds[rank] < 1.4);
+  WAGMA_CHECK(!records[3].iterations[0].fresh && records[3].iterations[0].merged_version == 9);
+  for (const auto& execution : records[3].executions) WAGMA_CHECK(execution.own_stamp == -1 && !execution.activator);
+}
+
+void failure_reaches_peers() {
+  const auto config = config_of(4, 2, 3, 16);
+  const auto begun = Clock::now();
+  const auto errors = run_ranks(config, [](int) { return 1.0; }, [](int rank, Engine& engine) {
+    std::vector<double> model(16, 1.0);
+    for (Version t = 0; t < 9; ++t) {
+      if (rank == 2 && t == 4) throw std::runtime_error("bad batch");
+      const Outcome outcome = engine.arrive(t, model.data());
+      if (outcome.group_length) engine.copy_result(model.data());
+    }
+    engine.close();
+  });
+  WAGMA_CHECK(errors[2] == "bad batch");
+  for (const int rank : {0, 1, 3}) WAGMA_CHECK(errors[rank] == "rank 2 failed: bad batch");
+  WAGMA_CHECK(Clock::now() - begun < std::chrono::seconds(5));
+}
+
+// An engine that goes out of scope without close (an exception elsewhere in the program) must not strand its peers either.
+void dropped_engine_reaches_peers() {
+  const auto config = config_of(2, 2, 1, 16);
+  const auto errors = run_ranks(config, [](int) { return 1.0; }, [](int rank, Engine& engine) {
+    if (rank == 0) return;
+    std::vector<double> model(16, 1.0);
+    engine.arrive(0, model.data());
+  });
+  WAGMA_CHECK(errors[0].empty());
+  WAGMA_CHECK(errors[1] == "rank 0 failed: the engine was dropped without being closed");
+}
+
+void timeout_names_the_missing() {
+  auto config = config_of(3, 2, 1, 16);
+  config.timeout_s = 0.3;
+  const auto errors = run_ranks(config, [](int) { return 1.0; }, [&](int rank, Engine& engine) {
+    std::vector<double> model(16, 1.0);
+    if (rank == 1) {
+      // Not absent, only late: until the others have given up.
+      std::this_thread::sleep_for(std::chrono::milliseconds(900));
+      return;
+    }
+    engine.arrive(0, model.data());
+  });
+  const std::string expected = ": version 0 (sync of ranks 0, 1, 2) is not complete after 0.3 s; version 0 lacks the part of "
+                               "rank 1 (next version 1, executing 0, activated 0)";
+  const bool first = errors[0] == "rank 0" + expected, second = errors[2] == "rank 2" + expected;
+  WAGMA_CHECK(first || second);  // the first to give up may already have told the other one
+  WAGMA_CHECK(first || errors[0].find("rank 2 failed: rank 2" + expected) == 0);
+  WAGMA_CHECK(second || errors[2].find("rank 0 failed: rank 0" + expected) == 0);
+}
+
+void close_has_a_limit() {
+  auto config = config_of(2, 2, 0, 16);
+  config.timeout_s = 0.3;
+  const auto errors = run_ranks(config, [](int) { return 1.0; }, [&](int rank, Engine& engine) {
+    if (rank == 0) engine.close();
+    std::this_thread::sleep_for(std::chrono::milliseconds(800));
+  });
+  WAGMA_CHECK(errors[0].find("rank 0: closed after version none, and heard nothing for 0.3 s") == 0);
+}
+
+void misuse_is_refused() {
+  const auto config = config_of(1, 1, 2, 4);
+  check_no_errors(run_ranks(config, [](int) { return 1.0; }, [](int, Engine& engine) {
+    std::vector<double> model(4, 1.0);
+    const auto refused = [](const std::function<void()>& call) {
+      try {
+        call();
+      } catch (const ProtocolError&) {
+        return true;
+      }
+      return false;
+    };
+    WAGMA_CHECK(refused([&] { engine.merge(model.data(), 0, 1); }));
+    WAGMA_CHECK(refused([&] { engine.arrive(3, model.data()); }));
+    engine.arrive(0, model.data());
+    WAGMA_CHECK(refused([&] { engine.arrive(1, model.data()); }));
+    WAGMA_CHECK(refused([&] { engine.close(); }));
+    engine.copy_result(model.data());
+    engine.close();
+    WAGMA_CHECK(refused([&] { engine.arrive(1, model.data()); }));
+  }));
+}
+
+void slices_cover_the_model() {
+  for (const std::size_t count : {1u, 5u, 16u, 31u, 33u, 64u, 1000u}) {
+    for (int slices = 1; slices <= 9; ++slices) {
+      std::size_t end = 0;
+      for (int i = 0; i < slices; ++i) {
+        const Slice slice = slice_of(count, slices, i);
+        WAGMA_CHECK(slice.begin == end && slice.end >= slice.begin);
+        end = slice.end;
+      }
+      WAGMA_CHECK(end == count);
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  return run_tests({{"slices_cover_the_model", slices_cover_the_model},
+                    {"random_lateness", random_lateness},
+                    {"uneven_ends", uneven_ends},
+                    {"late_rank_does_not_delay", late_rank_does_not_delay},
+                    {"failure_reaches_peers", failure_reaches_peers},
+                    {"dropped_engine_reaches_peers", dropped_engine_reaches_peers},
+                    {"timeout_names_the_missing", timeout_names_the_missing},
+                    {"close_has_a_limit", close_has_a_limit},
+                    {"misuse_is_refused", misuse_is_refused}});
+}

@@ -1,0 +1,108 @@
+"""The collective on real processes: exact averages, and every way in which a run can end. Each job has a time limit of its own."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from mpi_launch import Finished, mpiexec, start
+
+pytestmark = [pytest.mark.mpi, pytest.mark.slow]
+
+PROMPT_S = 10.0  # a job with a failed rank is over by then, start of the interpreters included
+
+
+@pytest.mark.parametrize(
+    ("ranks", "arguments"),
+    [
+        (4, ("2", "5", "1000", "float64", "world")),
+        (3, ("2", "0", "1000", "float32", "world")),
+        (4, ("4", "7", "3", "float32", "world")),  # fewer elements than ranks: some slices are empty
+        (4, ("2", "0", "33", "float64", "sub")),
+        (1, ("1", "5", "10", "float32", "world")),
+    ],
+)
+def test_averages_are_exact(ranks: int, arguments: tuple[str, ...]) -> None:
+    job = mpiexec(ranks, "averages.py", *arguments, timeout=60)
+    assert job.returncode == 0, job.output
+    assert sorted(job.output.split("\n"))[1:] == [f"rank {rank}: ok" for rank in range(ranks)]
+
+
+def test_slices_beyond_the_longest_message_travel_in_parts() -> None:
+    job = mpiexec(3, "long_messages.py", timeout=60)
+    assert job.returncode == 0, job.output
+    assert job.output.count("ok") == 3
+
+
+@pytest.mark.parametrize("case", ["raise", "raise_outside"])
+def test_error_of_one_rank_comes_first_and_ends_the_job(case: str) -> None:
+    job = _failing(case)
+    errors = re.findall(r"^(ValueError: .*|wagma\.errors\..*)$", job.output, re.MULTILINE)
+    assert errors == ["ValueError: bad batch"] + 3 * ["wagma.errors.PeerFailed: rank 1 failed: ValueError: bad batch"], (
+        job.output
+    )
+
+
+def test_program_that_survives_a_peers_failure_ends_in_order() -> None:
+    job = mpiexec(4, "ends.py", "caught", timeout=30)
+    assert job.returncode == 0, job.output
+    assert "rank 1: caught ValueError: bad batch" in job.output
+    assert job.output.count("caught PeerFailed: rank 1 failed: ValueError: bad batch") == 3
+
+
+def test_killed_rank_ends_the_job() -> None:
+    assert "running" in _failing("kill").output
+
+
+def test_interrupt_ends_the_job() -> None:
+    job = start(4, "ends.py", "interrupt")
+    job.wait_for("running", 4, 30.0)
+    time.sleep(0.3)  # rank 1 stays away for 30 s from the sync that the others wait in by now
+    job.interrupt()
+    assert job.wait(PROMPT_S).returncode != 0
+
+
+def test_interrupt_reaches_a_rank_that_waits_in_the_kernel() -> None:
+    job = _failing("interrupt_one")
+    assert "KeyboardInterrupt" in job.output, job.output
+    assert job.output.count("PeerFailed: rank 1 failed: KeyboardInterrupt") == 3, job.output
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("mismatch", "InputError: rank 2 has 999 elements of float32.*; rank 0 has 1000 elements"),
+        ("refused", r"InputError: rank 2: buffer has shape \(10, 100\): must be 1-D"),
+    ],
+)
+def test_wrong_buffer_of_one_rank_is_named_on_every_rank(case: str, message: str) -> None:
+    job = _failing(case)
+    assert len(re.findall(message, job.output)) >= 1, job.output
+    # MPI_Abort of the first rank to end may cut off the others' last words; each said its error or was cut off.
+    assert "PeerFailed" not in job.output
+    assert "Timeout" not in job.output
+
+
+def test_absent_rank_is_not_waited_for_at_creation() -> None:
+    job = _failing("absent")
+    assert re.search(r"CollectiveTimeout: rank \d: not all 4 ranks .* within 0\.5 s", job.output), job.output
+
+
+def test_timeout_says_who_waited_for_whom() -> None:
+    job = _failing("timeout")
+    message = r"CollectiveTimeout: rank [023]: version 0 \(sync of ranks 0, 1, 2, 3\) is not complete after 1 s; "
+    assert re.search(message + r"version 0 lacks the part of rank 1 ", job.output), job.output
+
+
+@pytest.mark.parametrize("case", ["no_close", "dropped"])
+def test_exit_without_close_serves_the_others_to_the_end(case: str) -> None:
+    job = mpiexec(4, "ends.py", case, timeout=30)
+    assert job.returncode == 0, job.output
+    assert job.output.count("done") == 4, job.output
+
+
+def _failing(case: str) -> Finished:
+    job = mpiexec(4, "ends.py", case, timeout=PROMPT_S)
+    assert job.returncode != 0, job.output
+    return job

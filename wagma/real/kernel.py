@@ -1,0 +1,313 @@
+"""The native engine for Python: which transport, which checks come first, and how a process ends that has one.
+
+Loading order matters: `_native_mpi` names no search path for libmpi, so mpi4py has to have opened its own first; both then call
+one library. Ending matters too: a progress thread that still makes MPI calls when MPI finalizes hangs or crashes the job, so open
+engines are closed (or, after an uncaught exception, aborted) by an exit handler, which runs before mpi4py finalizes MPI.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wagma.core.protocol import NONE
+from wagma.core.schedule import Schedule
+from wagma.errors import CollectiveTimeout, InputError, MissingDependencyError, PeerFailed, WagmaError
+
+if TYPE_CHECKING:
+    from wagma import _native
+
+Array = npt.NDArray[Any]
+#: Executions and iterations, with the names of wagma.trace; digests are 16 hexadecimal digits, None where they are off.
+Records = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+
+#: A peer's failure is raised this much later than it is heard of, so that the rank that failed prints its error first.
+ORIGIN_FIRST_S = 0.25
+#: After a failure a process stays this long, so that its peers can say what they saw before the job is taken down.
+FAREWELL_S = 1.0
+_POLL_S = 0.001
+_LONGEST_TEXT = 500  # bytes
+_REFUSED = "error: "
+
+
+@dataclass(slots=True)
+class _ExitState:
+    registered: bool = False
+    created: int = 0
+    failed_at: float | None = None
+
+
+# By creation, which is collective: at exit all ranks close theirs in the same order. A set's order would make one rank wait in one
+# engine for a peer that waits in another.
+_open: dict[int, Engine] = {}
+_exit = _ExitState()
+
+
+def native() -> Any:
+    """The module wagma._native. Raises MissingDependencyError."""
+    try:
+        return import_module("wagma._native")
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"the native kernel wagma._native cannot be imported ({error}): install a C++ compiler, then wagma again"
+        ) from error
+
+
+def mpi_native() -> Any:
+    """The module wagma._native_mpi, on the MPI library of mpi4py. Raises MissingDependencyError."""
+    try:
+        mpi = import_module("mpi4py.MPI")
+    except (ImportError, RuntimeError) as error:
+        raise MissingDependencyError(
+            f'mpi4py cannot be imported ({error}): install an MPI library, e.g. pip install "wagma[mpi]"'
+        ) from error
+    native()
+    try:
+        module = import_module("wagma._native_mpi")
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"wagma._native_mpi cannot be imported ({error}): install wagma again where mpicxx is on PATH"
+        ) from error
+    ours, theirs = (text.rstrip("\0\n ") for text in (module.library_version(), mpi.Get_library_version()))
+    if ours != theirs:
+        first = [text.splitlines()[0] for text in (ours, theirs)]
+        raise MissingDependencyError(
+            f"wagma._native_mpi calls {first[0]!r}, mpi4py calls {first[1]!r}: install wagma again with mpi4py's MPI on PATH"
+        )
+    return module
+
+
+def world() -> Any:
+    """mpi4py's COMM_WORLD. Raises MissingDependencyError."""
+    mpi_native()
+    return import_module("mpi4py.MPI").COMM_WORLD
+
+
+class Engine:
+    """One rank's engine on a communicator: an mpi4py one or that of `wagma.real.local`. Collective: all its ranks make one.
+
+    `arrive` publishes a model and returns when there is something to merge; the progress thread answers for the rank in
+    between. `initial`: 1-D C-contiguous float32 or float64 array, the model that is contributed until the first arrival.
+    Waits end after `timeout_s` seconds with CollectiveTimeout. `record` keeps records, `digests` of all that is moved.
+
+    Every rank has to give the same length, dtype, schedule and merge_once: `agree` first.
+    """
+
+    def __init__(
+        self,
+        comm: Any,
+        schedule: Schedule,
+        initial: Array,
+        *,
+        merge_once: bool = False,
+        timeout_s: float = 300.0,
+        record: bool = False,
+        digests: bool = False,
+    ) -> None:
+        self._separate = not hasattr(comm, "make_transport")  # ranks are processes
+        transport = comm.make_transport() if not self._separate else mpi_native().connect(comm.py2f())
+        self._engine: _native.Engine = native().Engine(
+            transport,
+            initial,
+            group_size=schedule.group_size,
+            sync_period=schedule.sync_period,
+            grouped=schedule.grouped,
+            merge_once=merge_once,
+            timeout_s=timeout_s,
+            record=record,
+            digests=digests,
+        )
+        self.schedule = schedule
+        self._digests = digests
+        self.rank = transport.rank
+        self.ended = False
+        if self._separate:
+            # A strong reference: an engine that the program has dropped still answers for its rank until the process exits.
+            self._number = _exit.created
+            _open[self._number] = self
+            _exit.created += 1
+            if not _exit.registered:
+                _exit.registered = True
+                atexit.register(_end_all)
+
+    def arrive(self, version: int, own: Array) -> _native.Outcome:
+        """Publish `own` for `version` and wait until there is something to merge.
+
+        Raises CollectiveTimeout, PeerFailed, ProtocolError.
+        """
+        try:
+            return self._engine.arrive(version, own)
+        except PeerFailed:
+            self._failed(wait=True)
+            raise
+
+    def merge(self, own: Array, own_weight: int, divisor: int) -> None:
+        """own = (sum + own_weight * own) / divisor, in place."""
+        self._engine.merge(own, own_weight, divisor)
+
+    def copy_result(self, own: Array) -> None:
+        """own = result; at a sync the result is the mean."""
+        self._engine.copy_result(own)
+
+    def take_records(self) -> Records:
+        """What was recorded since the last call; complete after `close`."""
+        records = self._engine.take_records()
+        text = _hexadecimal if self._digests else _no_digest
+        return (
+            [_execution(self.rank, record, text) for record in records.executions],
+            [_iteration(self.rank, record, text) for record in records.iterations],
+        )
+
+    def close(self) -> None:
+        """Serve the other ranks until all have closed; again: nothing. Raises CollectiveTimeout, PeerFailed."""
+        if self.ended:
+            return
+        try:
+            self._engine.close()
+        except PeerFailed:
+            self._failed(wait=True)
+            raise
+        self._forget()
+
+    def abort(self, message: str) -> None:
+        """Tell the peers, who raise PeerFailed, and stop without waiting for them; again or after close: nothing."""
+        if self.ended:
+            return
+        self._engine.abort(message)
+        self._failed(wait=False)
+
+    def _failed(self, wait: bool) -> None:
+        self._forget()
+        if self._separate:
+            if wait:
+                time.sleep(ORIGIN_FIRST_S)
+            _exit.failed_at = time.monotonic()
+
+    def _forget(self) -> None:
+        self.ended = True
+        if self._separate:
+            _open.pop(self._number, None)
+
+
+def _hexadecimal(digest: int) -> str | None:
+    return f"{digest:016x}"
+
+
+def _no_digest(_: int) -> None:
+    return None
+
+
+def _execution(rank: int, record: _native.ExecutionRecord, text: Callable[[int], str | None]) -> dict[str, Any]:
+    return {
+        "rank": rank,
+        "sequence": record.sequence,
+        "version": record.version,
+        "group": list(record.members),
+        "activator": record.activator,
+        "activated_ns": record.activated_ns,
+        "started_ns": record.started_ns,
+        "completed_ns": record.completed_ns,
+        "own_stamp": record.own_stamp,
+        "contribution_digest": text(record.contribution_digest),
+        "sum_digest": text(record.sum_digest),
+        "read_ns": record.read_ns if record.read_ns > record.completed_ns else None,
+    }
+
+
+def _iteration(rank: int, record: _native.IterationRecord, text: Callable[[int], str | None]) -> dict[str, Any]:
+    return {
+        "rank": rank,
+        "sequence": record.sequence,
+        "iteration": record.iteration,
+        "arrival_ns": record.arrival_ns,
+        "return_ns": record.return_ns,
+        "fresh": record.fresh,
+        "merged_version": record.merged_version,
+        "published_digest": text(record.published_digest),
+        "merged_digest": None if record.merged_version == NONE else text(record.merged_digest),
+        "model_digest": text(record.model_digest),
+    }
+
+
+def _end_all() -> None:
+    """At exit, before MPI finalizes: stop every progress thread."""
+    uncaught = getattr(sys, "last_value", None)
+    for engine in list(_open.values()):
+        try:
+            if uncaught is None:
+                engine.close()
+            else:
+                engine.abort(f"{type(uncaught).__name__}: {uncaught}")
+        except WagmaError as error:
+            print(f"wagma: at exit: {error}", file=sys.stderr)
+            engine.abort(str(error))
+    if uncaught is not None and _exit.failed_at is not None:
+        sys.stderr.flush()
+        time.sleep(max(0.0, _exit.failed_at + FAREWELL_S - time.monotonic()))
+
+
+def engine(
+    comm: Any, schedule: Schedule, initial: Array, *, merge_once: bool = False, timeout_s: float = 300.0, record: bool = False
+) -> Engine:
+    """An engine whose settings were compared first; records come with digests.
+
+    Raises InputError, on every rank and naming the rank at fault, MissingDependencyError, CollectiveTimeout.
+    """
+    agree(comm, lambda: f"{initial.size} elements of {initial.dtype}, {schedule}, merge_once={merge_once}", timeout_s)
+    return Engine(comm, schedule, initial, merge_once=merge_once, timeout_s=timeout_s, record=record, digests=record)
+
+
+def check_same(comm: Any, size: int, dtype: npt.DTypeLike, timeout_s: float = 300.0) -> None:
+    """Raises InputError, on every rank and naming the rank at fault, unless all ranks have as many elements of one dtype."""
+    agree(comm, lambda: f"{size} elements of {np.dtype(dtype)}", timeout_s)
+
+
+def agree(comm: Any, describe: Callable[[], str], timeout_s: float) -> None:
+    """Collective: go on only if `describe` gives the same text on all ranks.
+
+    What describe refuses (InputError) on one rank is raised on every rank, so that none is left waiting for the one that
+    gave up. Raises InputError, naming the rank at fault; CollectiveTimeout if a rank does not come.
+    """
+    try:
+        text = describe()
+    except InputError as error:
+        text = f"{_REFUSED}{error}"
+    # From here on the same decision on every rank, from the same texts.
+    texts = _gather_text(comm, text, timeout_s)
+    for rank, text in enumerate(texts):
+        if text.startswith(_REFUSED):
+            raise InputError(f"rank {rank}: {text.removeprefix(_REFUSED)}")
+    usual = Counter(texts).most_common(1)[0][0]  # the first of the most common ones
+    for rank, text in enumerate(texts):
+        if text != usual:
+            raise InputError(f"rank {rank} has {text}; rank {texts.index(usual)} has {usual}: all ranks need the same")
+
+
+def _gather_text(comm: Any, text: str, timeout_s: float) -> list[str]:
+    """Every rank's text, cut at a fixed length, by rank; a blocking allgather would do, but waits for ever."""
+    if hasattr(comm, "make_transport"):
+        texts: list[str] = comm.allgather(text, timeout_s)
+        return texts
+    own = np.zeros(_LONGEST_TEXT, np.uint8)
+    raw = np.frombuffer(text.encode()[:_LONGEST_TEXT], np.uint8)
+    own[: raw.size] = raw
+    everyone = np.zeros((comm.size, _LONGEST_TEXT), np.uint8)
+    request = comm.Iallgather(own, everyone)
+    deadline = time.monotonic() + timeout_s
+    while not request.Test():
+        if time.monotonic() > deadline:
+            raise CollectiveTimeout(
+                f"rank {comm.rank}: not all {comm.size} ranks of the communicator came to create the collective"
+                f" within {timeout_s:g} s"
+            )
+        time.sleep(_POLL_S)
+    return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in everyone]
