@@ -106,9 +106,7 @@ def pure(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment
     environment = make_environment(tmp_path_factory.mktemp("pure"))
     environment.pip_install("simpy", "numpy", "scipy")
     # A compiler that always fails shows that none is needed.
-    environment.pip_install(
-        "--no-deps", str(sources), "--config-settings=wheel.cmake=false", CC="false", CXX="false"
-    )
+    environment.pip_install("--no-deps", str(sources), "--config-settings=wheel.cmake=false", CC="false", CXX="false")
     return environment
 
 
@@ -142,9 +140,7 @@ def test_training_says_what_is_missing(pure: Environment) -> None:
 def test_failed_build_falls_back_to_pure(sources: Path, tmp_path: Path) -> None:
     environment = make_environment(tmp_path / "fallback")
     environment.pip_install("simpy", "numpy", "scipy")
-    printed = environment.pip_install(
-        "--verbose", "--no-deps", str(sources), CC="false", CXX="false"
-    )
+    printed = environment.pip_install("--verbose", "--no-deps", str(sources), CC="false", CXX="false")
     assert "pure-Python installation" in printed
     assert environment.native_modules() == []
     assert environment.wagma("--version").returncode == 0

@@ -90,7 +90,8 @@ def test_wait_avoiding_collective_by_hand() -> None:
     passive = executions[late]
     # Everyone else arrives at 1000 and is an activator; dimension 0 brings the activation to the late rank one hop later.
     assert passive.activated_ns == passive.started_ns == 1000 + HOP
-    assert passive.own_stamp == NONE and not passive.activator
+    assert passive.own_stamp == NONE
+    assert not passive.activator
     partner = next(rank for rank in passive.group if rank != late)
     # The late rank's contribution leaves when it starts; its partner's message is there one message after 1000.
     assert passive.completed_ns == max(1000 + MESSAGE, 1000 + HOP + OVERHEAD)

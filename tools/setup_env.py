@@ -150,9 +150,7 @@ def cause_in_log() -> str:
 def run_step(command: list[str], what: str, until: re.Pattern[str] | None = None) -> None:
     """Runs a command that has to succeed."""
     if run_logged(command, what, until) != 0:
-        raise SetupError(
-            f"{what} failed: {cause_in_log()}\n{log_tail()}\n  full log: {LOG.relative_to(ROOT)}"
-        )
+        raise SetupError(f"{what} failed: {cause_in_log()}\n{log_tail()}\n  full log: {LOG.relative_to(ROOT)}")
 
 
 # --- What a step depends on -----------------------------------------------------------------------
@@ -251,8 +249,7 @@ def check_torch(torch: str) -> None:
     if report.exists():
         (planned,) = json.loads(report.read_text())["install"] or [{"metadata": {}}]
         cuda = any(
-            line.startswith(CUDA_PREFIXES) and "extra ==" not in line
-            for line in planned["metadata"].get("requires_dist", ())
+            line.startswith(CUDA_PREFIXES) and "extra ==" not in line for line in planned["metadata"].get("requires_dist", ())
         )
     else:
         cuda = sys.platform == "linux" and download is not None and "cpu" not in download[1]

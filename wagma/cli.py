@@ -1,0 +1,78 @@
+"""The command line: chooses the world, and turns every failure into one line and an exit status.
+
+0 good, 1 a promise is violated or a run failed, 2 bad input or something that is not installed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from wagma import __version__
+from wagma.commands import COMMANDS
+from wagma.errors import InputError, MissingDependencyError, WagmaError
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, except that a wrong option is an InputError like any other bad input: one line, no usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise InputError."""
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def parser() -> Parser:
+    """The parser of all commands."""
+    top = Parser(
+        prog="wagma",
+        description="Wait-avoiding group model averaging: one algorithm core, simulated and on MPI.",
+        epilog="Exit status: 0 good, 1 a promise is violated or a run failed, 2 bad input.",
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"wagma {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for module in COMMANDS:
+        name = module.__name__.rpartition(".")[2]
+        summary = (module.__doc__ or "").partition("\n")[0].rstrip(".")
+        own = commands.add_parser(name, help=summary, description=module.__doc__, allow_abbrev=False)
+        own.formatter_class = argparse.RawDescriptionHelpFormatter
+        module.configure(own)
+        own.set_defaults(run=module.run)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; `argv` without the program's name, default: that of the process. Returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        options = parser().parse_args(arguments)
+        options.argv = arguments
+        status = int(options.run(options))
+        sys.stdout.flush()
+    except (InputError, MissingDependencyError) as error:
+        return _complain(error, EXIT_BAD_INPUT)
+    except WagmaError as error:
+        return _complain(error, EXIT_FAILED)
+    except KeyboardInterrupt:
+        if "--launched" not in arguments:  # a rank leaves that to its launcher
+            print("wagma: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has seen enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    return status
+
+
+def _complain(error: WagmaError, status: int) -> int:
+    text = " ".join(str(error).split())
+    print(f"wagma: error: {text}", file=sys.stderr)
+    return status

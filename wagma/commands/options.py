@@ -1,0 +1,185 @@
+"""The options that commands share, and what they turn into: scenarios, and files for the results."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wagma.errors import InputError
+from wagma.results import Result, to_json
+from wagma.scenario import Scenario, load
+
+STDOUT = "-"
+
+
+def add_run_options(parser: argparse.ArgumentParser, engine: str, algorithms: str) -> None:
+    """What simulate and train have in common; `algorithms` is the default."""
+    parser.add_argument("scenario", metavar="SCENARIO", help="a TOML file, or a name that `wagma scenarios` lists")
+    parser.add_argument(
+        "--algorithms", "--algorithm", metavar="A,B|all", default=algorithms, help=f"which to run (default: {algorithms})"
+    )
+    parser.add_argument("--iterations", type=int, metavar="N", help="iterations of each rank")
+    parser.add_argument("--seed", type=int, metavar="N", help="what all random draws come from")
+    parser.add_argument(
+        "--group-size",
+        type=_integer_or("sqrt"),
+        metavar="N|sqrt",
+        help="ranks in a group; for every algorithm, also where the scenario gives one its own",
+    )
+    parser.add_argument(
+        "--sync-period",
+        type=_integer_or("never"),
+        metavar="N|never",
+        help="iterations from sync to sync; for every algorithm, also where the scenario gives one its own",
+    )
+    parser.add_argument("--delay", type=float, metavar="SECONDS", help="delay_s of every [[imbalance]] of the scenario")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set a dotted key of the scenario, with the last word over other options; VALUE is TOML, or else a string",
+    )
+    parser.add_argument("--engine", choices=[engine], default=engine, help=f"what runs it (default, and so far all: {engine})")
+    parser.add_argument(
+        "--trace", metavar="FILE", help="write the trace; of several runs, to FILE with .ALGORITHM.RANKS before its suffix"
+    )
+    add_output_options(parser)
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """--json, -q and -v."""
+    parser.add_argument(
+        "--json", metavar="FILE|-", help="write the results as JSON; with - nothing else goes to standard output"
+    )
+    loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument("-q", "--quiet", action="store_true", help="no table and no progress")
+    loudness.add_argument("-v", "--verbose", action="store_true", help="more columns")
+
+
+def parse_ranks(text: str) -> list[int]:
+    """ "16,64" -> [16, 64]. Raises ArgumentTypeError."""
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be different whole numbers, at least 1, with commas between")
+    return sizes
+
+
+def load_scenarios(options: argparse.Namespace, ranks: Sequence[int] | None = None) -> list[Scenario]:
+    """The scenario with all options applied, once for each number of ranks. Raises InputError."""
+    base = load(options.scenario)
+    changes = scenario_changes(options, base)
+    if ranks is None:
+        return [base.replace(changes)]
+    if "ranks" in changes:
+        raise InputError(f"--set ranks={changes['ranks']}: the number of ranks is given by another option already")
+    return [base.replace({"ranks": size, **changes}) for size in ranks]
+
+
+def scenario_changes(options: argparse.Namespace, base: Scenario) -> dict[str, Any]:
+    """The dotted keys that the options set. Raises InputError for a --set that is none, or a --delay of nothing."""
+    changes: dict[str, Any] = {}
+    for key in ("iterations", "seed"):
+        if (value := getattr(options, key)) is not None:
+            changes[key] = value
+    for key in ("group_size", "sync_period"):
+        if (value := getattr(options, key)) is not None:
+            changes[f"algorithm.{key}"] = value
+            # Who asks for a period means it: a scenario's own one for local_sgd, say, must not quietly stay.
+            own = [name for name, section in base.table.get("algorithms", {}).items() if key in section]
+            changes |= {f"algorithms.{name}.{key}": value for name in own}
+    if options.delay is not None:
+        if not base.imbalance:
+            raise InputError(f"--delay {options.delay:g}: {base.source} has no [[imbalance]] whose delay_s it could set")
+        changes |= {f"imbalance.{number}.delay_s": options.delay for number in range(len(base.imbalance))}
+    return changes | parse_settings(options.set)
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """["a.b=1"] -> {"a.b": 1}. What is no TOML value is a string. Raises InputError."""
+    changes = {}
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator or not all(part.strip() for part in key.split(".")):
+            raise InputError(f"--set {setting}: must be KEY=VALUE with a dotted key, for example network.latency_ns=500")
+        changes[key.strip()] = _toml_value(text.strip())
+    return changes
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    # A line break would let the text go on with keys of its own.
+    return table["value"] if len(table) == 1 else text
+
+
+def _integer_or(word: str) -> Any:
+    def parse(text: str) -> int | str:
+        if text == word:
+            return text
+        try:
+            return int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number or {word}") from None
+
+    return parse
+
+
+def trace_path(base: str, algorithm: str, ranks: int, several: bool) -> Path:
+    """Where the trace of a run goes: `base`, or next to it under a name of its own if there are several runs."""
+    path = Path(base)
+    return path.with_name(f"{path.stem}.{algorithm}.{ranks}{path.suffix}") if several else path
+
+
+def check_writable(**files: str | None) -> None:
+    """Raise InputError, before any work is done, if a file that an option names cannot be written."""
+    for option, name in files.items():
+        if name is None or (name == STDOUT and option == "json"):
+            continue
+        path = Path(name)
+        reason = None
+        if not name or path.is_dir():
+            reason = "a folder, not a file"
+        elif not path.parent.is_dir():
+            reason = f"there is no folder {path.parent}"
+        elif not os.access(path if path.exists() else path.parent, os.W_OK):
+            reason = "no permission to write there"
+        if reason is not None:
+            raise InputError(f"--{option} {name!r}: cannot be written: {reason}")
+
+
+def write_json(target: str | None, scenario: str, results: Sequence[Result]) -> None:
+    """Write the results where --json says. Raises InputError if that fails."""
+    write_text(target, to_json(scenario, results))
+
+
+def write_text(target: str | None, text: str) -> None:
+    """One line to a file, or to standard output for "-". Raises InputError if the file cannot be written."""
+    if target == STDOUT:
+        print(text)
+    elif target is not None:
+        try:
+            Path(target).write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--json {target}: cannot be written: {error.strerror}") from error
+
+
+def prints_table(options: argparse.Namespace) -> bool:
+    """Whether tables go to standard output."""
+    return not options.quiet and options.json != STDOUT
+
+
+def overview(scenario: Scenario, world: str) -> str:
+    """The line above a table: what was run."""
+    delays = ", ".join(f"{i.delay_s:g} s" for i in scenario.imbalance)
+    delayed = f"delays of {delays}" if delays else "no injected delay"
+    return f"{scenario.name}: {world}, {scenario.iterations} iterations, seed {scenario.seed}, {delayed}"

@@ -1,0 +1,31 @@
+"""List the packaged scenarios, or show one of them."""
+
+from __future__ import annotations
+
+import argparse
+
+from wagma.errors import InputError
+from wagma.report.tables import table
+from wagma.scenario import load, packaged
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    actions.add_parser("list", help="name, ranks and description of each (the default)", allow_abbrev=False)
+    show = actions.add_parser("show", help="print one, ready to be saved and changed", allow_abbrev=False)
+    show.add_argument("name", metavar="NAME", help="a name from the list")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the list or the file."""
+    known = packaged()
+    if options.action != "show":
+        loaded = [load(name) for name in known]
+        rows = [[s.name, str(s.ranks), str(s.iterations), str(s.table.get("description", ""))] for s in loaded]
+        print(table(["scenario", "ranks", "iterations", "description"], rows))
+    elif options.name not in known:
+        raise InputError(f"scenario {options.name!r}: not packaged; packaged: {', '.join(known)}")
+    else:
+        print(known[options.name].read_text(encoding="utf-8"), end="")
+    return 0

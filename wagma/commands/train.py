@@ -1,0 +1,179 @@
+"""Train a scenario on real ranks, with its delays injected.
+
+Starts the ranks through mpiexec, unless it is run by mpiexec already. `mpiexec -n 4 python -m mpi4py -m wagma train ...` does by
+hand what `wagma train -n 4 ...` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from wagma.api import plan, select_algorithms
+from wagma.commands.options import (
+    add_run_options,
+    check_writable,
+    load_scenarios,
+    overview,
+    prints_table,
+    trace_path,
+    write_json,
+)
+from wagma.errors import CollectiveTimeout, InputError, MissingDependencyError, PeerFailed, WagmaError
+from wagma.progress import REDRAW_S, Progress
+from wagma.real.channel import Sender, stack_file
+from wagma.real.launch import require, run_ranks, under_mpiexec
+from wagma.report.tables import results_table
+from wagma.results import Result, summarize
+from wagma.scenario import Scenario
+
+HEARD_S = 0.1  # for the launcher to hear of a failure before the process manager kills everybody
+SECONDARY_S = 2.0  # for the rank that failed first to say so, if another one complains of it earlier
+
+Runs = list[tuple[Scenario, str]]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("-n", "--ranks", type=_one_number, metavar="N", help="ranks to start (default: the scenario's)")
+    add_run_options(parser, engine="real", algorithms="wagma_sgd")
+    parser.add_argument("--launched", help=argparse.SUPPRESS)  # by run_ranks: where to report
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, on ranks that are started here or on this rank."""
+    if options.launched is not None or under_mpiexec():
+        return _on_this_rank(options)
+    runs = _plan(options, options.ranks)
+    require()
+    ranks = runs[0][0].ranks
+    with Progress(f"training on {ranks} ranks", options.quiet) as progress:
+        return run_ranks(ranks, ["wagma", *options.argv], progress)
+
+
+def _plan(options: argparse.Namespace, ranks: int | None) -> Runs:
+    check_writable(trace=options.trace, json=options.json)
+    scenario = load_scenarios(options, None if ranks is None else [ranks])[0]
+    if scenario.training.workload == "none":
+        raise InputError(f'{scenario.source}: training.workload = "none": there is nothing to train; wagma simulate can run it')
+    return list(plan([scenario], select_algorithms(options.algorithms)))
+
+
+def _on_this_rank(options: argparse.Namespace) -> int:
+    """The whole command as one rank of a job sees it; rank 0 writes and prints. Does not return if anything fails."""
+    try:
+        from mpi4py import MPI
+    except ImportError as error:
+        raise MissingDependencyError(f"a real run needs mpi4py, with an MPI library: {error}") from error
+    comm = MPI.COMM_WORLD
+    if options.launched is not None:
+        with suppress(OSError):
+            stack = open(stack_file(options.launched, comm.rank), "w")  # noqa: SIM115 - it stays open
+            faulthandler.enable(stack)
+    sender = Sender(options.launched, comm.rank)
+    sender.send("begun", pid=os.getpid())
+    try:
+        runs = _agree(options, comm)
+        if runs is None:
+            return 2
+        results = _train(runs, options, comm, _progress(sender, len(runs), options.quiet))
+        if comm.rank == 0:
+            _write(options, runs, results)
+    except BaseException as error:
+        _abort(error, sender, comm, isinstance(error, MPI.Exception))
+        raise
+    sender.send("ended")
+    return 0
+
+
+def _agree(options: argparse.Namespace, comm: Any) -> Runs | None:
+    """The runs, on all ranks; None if the input is bad for any of them, which is said once."""
+    runs, problem = None, None
+    try:
+        if options.ranks not in (None, comm.size):
+            raise InputError(f"-n {options.ranks}: mpiexec started {comm.size} ranks")
+        runs = _plan(options, comm.size)
+    except (InputError, MissingDependencyError) as error:
+        problem = str(error)
+    problems = [text for text in comm.allgather(problem) if text is not None]
+    if problems:
+        if comm.rank == 0:
+            print(f"wagma: error: {problems[0]}", file=sys.stderr, flush=True)
+        comm.barrier()  # an exit status other than 0 ends the job, rank 0 included
+        return None
+    return runs
+
+
+def _train(runs: Runs, options: argparse.Namespace, comm: Any, progress: Callable[[int, int], None]) -> list[Result]:
+    """The results, on rank 0."""
+    from wagma.real.train import train
+
+    results = []
+    for number, (scenario, algorithm) in enumerate(runs):
+
+        def report(done: int, total: int, before: int = number) -> None:
+            progress(before * total + done, total)
+
+        trace = train(scenario, algorithm, comm, report)
+        if trace is not None:
+            if options.trace is not None:
+                trace.write(trace_path(options.trace, algorithm, scenario.ranks, several=len(runs) > 1))
+            results.append(summarize(trace))
+    return results
+
+
+def _progress(sender: Sender, runs: int, quiet: bool) -> Callable[[int, int], None]:
+    """A callback of (iterations done in all runs, iterations of one run): to the launcher, else to a terminal."""
+    local = Progress("training", quiet)
+    next_report = 0.0
+
+    def report(done: int, total: int) -> None:
+        nonlocal next_report
+        now = time.monotonic()
+        if now >= next_report:
+            next_report = now + REDRAW_S
+            if not sender.send("progress", done=done, total=runs * total):
+                local(done, runs * total)
+
+    return report
+
+
+def _write(options: argparse.Namespace, runs: Runs, results: list[Result]) -> None:
+    scenario = runs[0][0]
+    if prints_table(options):
+        print(overview(scenario, f"trained on {scenario.ranks} real ranks"))
+        print(results_table(results, verbose=options.verbose))
+    write_json(options.json, scenario.name, results)
+    sys.stdout.flush()
+
+
+def _abort(error: BaseException, sender: Sender, comm: Any, from_mpi: bool) -> None:
+    """Say what happened here, then end the whole job: the other ranks may be waiting for this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    own = isinstance(error, WagmaError)
+    message = " ".join(str(error).split()) if own else f"{type(error).__name__}: {error}"
+    stack = "" if own or isinstance(error, KeyboardInterrupt) else "".join(traceback.format_exception(error))
+    status = 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, InputError | MissingDependencyError) else 1
+    sender.send_text(stack)
+    # Who complains of a peer, or of the MPI library, tells what followed from the failure rather than what it was.
+    secondary = from_mpi or isinstance(error, PeerFailed | CollectiveTimeout)
+    if not sender.send("failed", message=message[:1000], status=status, secondary=secondary):
+        print(f"wagma: rank {comm.rank}: {message}\n{stack}", end="", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    time.sleep(SECONDARY_S if secondary else HEARD_S)
+    comm.Abort(status)
+
+
+def _one_number(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, at least 1")
+    return int(text)

@@ -1,0 +1,312 @@
+"""Starts the ranks of a run through mpiexec, and sees to it that they end: all of them, whatever happens to one.
+
+Each rank is `python -m mpi4py -m MODULE ...`, so that an exception in one of them ends the job. MPI's process managers tell little of
+who failed, and less of why: ranks report to a channel, and each has a supervisor that reports its end.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
+
+from wagma.errors import MissingDependencyError, WagmaError
+from wagma.real.channel import RANK_VARIABLES, Receiver, stack_file
+
+START_LIMIT_S = 120.0  # until every rank has begun
+END_LIMIT_S = 5.0  # from the first failure, or from the last rank's end, to the end of the job
+STOP_LIMITS_S = ((signal.SIGINT, 1.5), (signal.SIGTERM, 1.0), (signal.SIGKILL, 1.0))
+POLL_S = 0.2
+
+#: Cores are for ranks: threads of a library on top of them would only take turns.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+#: Open MPI refuses to run as root, or more ranks than cores, unless told so; other libraries do not read these.
+OPEN_MPI = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+}
+#: What MPICH and Open MPI have to say after a failure that has been reported better.
+NOISE = re.compile(
+    r"^(Abort\(|=====|=   |YOUR APPLICATION TERMINATED|This typically refers|Please see the FAQ|-----|MPI_ABORT was|with errorcode"
+    r"|NOTE: invoking MPI_ABORT|You may or may not|exactly when Open MPI|\[(proxy|mpiexec)[:@]|Proc: \[|prterun |mpirun )"
+)
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(slots=True)
+class Failure:
+    """Why a rank, or the job, ended. secondary: the rank only reports that another one failed."""
+
+    rank: int | None
+    message: str
+    status: int = 1
+    secondary: bool = False
+
+    def __str__(self) -> str:
+        return f"wagma: {'' if self.rank is None else f'rank {self.rank}: '}{self.message}"
+
+
+def under_mpiexec() -> bool:
+    """Whether this process is a rank of a job already."""
+    return any(name in os.environ for name in RANK_VARIABLES)
+
+
+def find_mpiexec() -> Path | None:
+    """The mpiexec of this Python's environment, else the one on PATH."""
+    beside = Path(sys.executable).with_name("mpiexec")
+    if os.access(beside, os.X_OK):
+        return beside
+    found = shutil.which("mpiexec")
+    return Path(found) if found else None
+
+
+def require(*, training: bool = True) -> Path:
+    """The mpiexec to use. Raises MissingDependencyError, naming all that is missing for a real run, before any rank starts."""
+    needed = [
+        ("mpi4py", "mpi4py"),
+        ("wagma._native_mpi", "the native kernel wagma._native_mpi (a C++ compiler and MPI build it)"),
+    ]
+    if training:
+        needed += [("torch", "torch"), ("sklearn", "scikit-learn")]
+    missing = [what for module, what in needed if find_spec(module) is None]
+    mpiexec = find_mpiexec()
+    if mpiexec is None:
+        missing.append("mpiexec")
+    if missing or mpiexec is None:
+        raise MissingDependencyError(
+            f"a real run needs {', '.join(missing)}: install wagma[torch,mpi]; simulating needs none of it"
+        )
+    return mpiexec
+
+
+def run_ranks(ranks: int, arguments: Sequence[str], progress: Progress | None = None) -> int:
+    """Run `python -m mpi4py -m ARGUMENTS --launched CHANNEL` on so many ranks; returns the exit status of the job.
+
+    Output is passed on. If a rank fails, its error goes to standard error first, as `wagma: rank 2: ...`, and the job is over within
+    ten seconds. Ctrl-C and SIGTERM end all ranks before KeyboardInterrupt is raised.
+    """
+    mpiexec = require()
+    with tempfile.TemporaryDirectory(prefix="wagma-") as folder:
+        receiver = Receiver(Path(folder))
+        try:
+            rank = [sys.executable, "-m", "mpi4py", "-m", *arguments, "--launched", str(receiver.path)]
+            supervisor = [sys.executable, "-m", "wagma.real.supervise", str(receiver.path)]
+            job = Job([str(mpiexec), "-n", str(ranks), *supervisor, *rank], ranks, receiver, progress)
+            with _terminated_like_interrupted():
+                job.run()
+            return job.report()
+        finally:
+            receiver.close()
+
+
+def output_of(ranks: int, module: str, limit_s: float) -> str:
+    """Standard output of `python -m mpi4py -m module` on so many ranks. Raises WagmaError if it fails or takes longer than limit_s."""
+    command = [str(require(training=False)), "-n", str(ranks), sys.executable, "-m", "mpi4py", "-m", module]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            output, errors = process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            raise WagmaError(f"{module} on {ranks} ranks: not done after {limit_s:g} s") from None
+        finally:
+            _stop(process)
+    if process.returncode != 0:
+        lines = [line for line in errors.splitlines() if line.strip() and not NOISE.match(line)]
+        raise WagmaError(f"{module} on {ranks} ranks: {lines[-1] if lines else f'status {process.returncode}'}")
+    return output
+
+
+def environment() -> Mapping[str, str]:
+    """The ranks' environment: this one, with one thread a rank unless the user has chosen."""
+    return {**OPEN_MPI, **dict.fromkeys(THREAD_VARIABLES, "1"), **os.environ}
+
+
+class Job:
+    """One mpiexec with its ranks."""
+
+    def __init__(self, command: Sequence[str], ranks: int, receiver: Receiver, progress: Progress | None) -> None:
+        self._ranks = ranks
+        self._receiver = receiver
+        self._progress = progress
+        self._begun: dict[int, int] = {}  # rank -> process id
+        self._ended: set[int] = set()  # ranks that said how they ended
+        self._exited: set[int] = set()
+        self._failures: list[Failure] = []
+        self._texts: dict[int, str] = {}
+        self._noise: list[str] = []
+        self._deadline = time.monotonic() + START_LIMIT_S
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(receiver, selectors.EVENT_READ)
+        self._mpiexec = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(),
+            start_new_session=True,
+        )  # fmt: skip
+
+    def run(self) -> None:
+        """Pass everything on until the job is over, or has to be stopped."""
+        outputs = [(self._mpiexec.stdout, sys.stdout), (self._mpiexec.stderr, sys.stderr)]
+        threads = [threading.Thread(target=self._pass_on, args=one, daemon=True) for one in outputs]
+        for thread in threads:
+            thread.start()
+        try:
+            while self._mpiexec.poll() is None and time.monotonic() < self._deadline:
+                self._watch(POLL_S)
+            if self._mpiexec.poll() is None:
+                self._give_up()
+        finally:
+            with _uninterrupted():
+                self._end(threads)
+
+    def report(self) -> int:
+        """Print why the job failed, if it did; returns its exit status."""
+        code = self._mpiexec.returncode
+        if not self._failures and code == 0:
+            return 0
+        failures = [failure for failure in self._failures if not failure.secondary] or self._failures
+        if not failures:
+            failures = [Failure(None, f"error: the ranks ended with status {code}")]
+            sys.stderr.write("".join(self._noise))
+        for failure in failures:
+            print(failure, file=sys.stderr)
+        stacks = [self._stack(failure.rank) for failure in failures if failure.rank is not None]
+        print(next(filter(None, stacks), ""), end="", file=sys.stderr)  # one will do: ranks often fail alike
+        return failures[0].status
+
+    def _end(self, threads: Sequence[threading.Thread]) -> None:
+        _stop(self._mpiexec)
+        self._watch(0)
+        for rank in self._begun.keys() - self._exited:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(self._begun[rank], signal.SIGKILL)
+        for thread in threads:
+            thread.join(timeout=1)
+        self._selector.close()
+        for pipe, thread in zip((self._mpiexec.stdout, self._mpiexec.stderr), threads, strict=True):
+            if pipe is not None and not thread.is_alive():
+                pipe.close()
+
+    def _stack(self, rank: int) -> str:
+        with suppress(OSError):
+            return self._texts.get(rank) or stack_file(self._receiver.path, rank).read_text()
+        return ""
+
+    def _watch(self, timeout_s: float) -> None:
+        """Take in what the ranks and their supervisors say."""
+        self._selector.select(timeout_s)
+        for event in self._receiver.events():
+            self._take(event)
+
+    def _take(self, event: Mapping[str, Any]) -> None:
+        rank = event["rank"]
+        match event["event"]:
+            case "begun":
+                self._begun[rank] = event["pid"]
+                if len(self._begun) == self._ranks and not self._failures:
+                    self._deadline = float("inf")
+            case "progress" if self._progress is not None:
+                self._progress(event["done"], event["total"])
+            case "text":
+                self._texts[rank] = self._texts.get(rank, "") + event["text"]
+            case "failed":
+                self._ended.add(rank)
+                self._fail(Failure(rank, event["message"], event["status"], event["secondary"]))
+            case "ended":
+                self._ended.add(rank)
+                if len(self._ended) == self._ranks:
+                    self._deadline = min(self._deadline, time.monotonic() + END_LIMIT_S)
+            case "exited":
+                self._exited.add(rank)
+                # Once a rank has failed, the process manager kills the others.
+                if rank not in self._ended and not self._failures:
+                    self._fail(Failure(rank, _last_words(event["code"])))
+
+    def _fail(self, failure: Failure) -> None:
+        self._failures.append(failure)
+        self._deadline = min(self._deadline, time.monotonic() + END_LIMIT_S)
+
+    def _give_up(self) -> None:
+        if not self._failures:
+            missing = sorted(set(range(self._ranks)) - self._begun.keys())
+            late = (
+                f"ranks {missing} did not begin within {START_LIMIT_S:g} s" if missing else "the ranks ended, mpiexec did not"
+            )
+            self._failures.append(Failure(None, f"error: {late}"))
+
+    def _pass_on(self, source: Any, target: Any) -> None:
+        """A thread: lines from the job to here; those of the process manager about a failure are kept for later."""
+        for data in source:
+            line = data.decode(errors="replace")
+            if NOISE.match(line) or (self._failures and not line.strip()):
+                self._noise.append(line)
+                continue
+            with suppress(BrokenPipeError):
+                target.write(line)
+                target.flush()
+
+
+def _last_words(code: int) -> str:
+    """What an exit status says of a rank that said nothing itself."""
+    if code == -signal.SIGKILL:
+        return "killed by SIGKILL (by the system, if memory ran out)"
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return f"left with exit status {code}, without a word"
+
+
+def _stop(process: subprocess.Popen[Any]) -> None:
+    """End mpiexec, politely at first."""
+    for number, limit_s in STOP_LIMITS_S:
+        if process.poll() is not None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(limit_s)
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt, so that the ranks are ended in both cases."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with _handler(signal.SIGTERM, interrupt):
+        yield
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ignore further interrupts: ending the ranks takes seconds at most, and must not be left half done."""
+    with _handler(signal.SIGINT, signal.SIG_IGN), _handler(signal.SIGTERM, signal.SIG_IGN):
+        yield
+
+
+@contextmanager
+def _handler(number: signal.Signals, handler: Any) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # Python has signals handled by the main thread only
+        yield
+        return
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
