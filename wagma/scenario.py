@@ -219,7 +219,8 @@ def _training(section: Section) -> Training:
 
 def as_table(scenario: Scenario) -> dict[str, Any]:
     """The scenario as plain data, for the header of a trace; `read` understands it."""
-    return _deep_copy(scenario.table)
+    table: dict[str, Any] = _deep_copy(scenario.table)
+    return table
 
 
 def _deep_copy(value: Any) -> Any:
