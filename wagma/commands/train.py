@@ -105,6 +105,8 @@ def _agree(options: argparse.Namespace, comm: Any) -> Runs | None:
         problem = str(error)
     problems = [text for text in comm.allgather(problem) if text is not None]
     if problems:
+        if comm.rank == 0 and options.launched is not None:
+            raise InputError(problems[0])  # the launcher says it
         if comm.rank == 0:
             print(f"wagma: error: {problems[0]}", file=sys.stderr, flush=True)
         comm.barrier()  # an exit status other than 0 ends the job, rank 0 included
