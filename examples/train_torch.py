@@ -19,7 +19,7 @@ inputs = torch.randn(512, 64)
 targets = inputs @ truth
 
 model = torch.nn.Linear(64, 1, bias=False)
-optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
 optimizer = wagma.distribute(optimizer, model, algorithm="wagma_sgd", group_size="sqrt", sync_period=10)
 
 with optimizer:
