@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import processes
 import pytest
 
 from wagma.trace import Trace, load_trace
@@ -59,8 +59,7 @@ def run(world: str, algorithms: list[str], folder: Path, ranks: int = 4, group_s
     scenario.write_text(SCENARIO.format(ranks=ranks, group_size=group_size))
     options = ["--algorithms", ",".join(algorithms), "--trace", str(trace), "-q"]
     command = [sys.executable, "-m", "wagma", world, str(scenario), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=folder, check=False)
-    assert done.returncode == 0, done.stderr
+    processes.run(command, folder)
     traces = [load_trace(path) for path in folder.glob(f"{world}*.jsonl")]
     return {trace.header.algorithm: trace for trace in traces}
 
@@ -132,8 +131,7 @@ def test_digits_reaches_its_accuracy_in_both_worlds(tmp_path: Path, world: str) 
     trace = tmp_path / "digits.jsonl"
     quick = ["--set", "compute.seconds=0.006", "--delay", "0.024", "--algorithm", "wagma_sgd", "--trace", str(trace), "-q"]
     command = [sys.executable, "-m", "wagma", world, "digits", *quick]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr
+    processes.run(command, tmp_path)
     result = load_trace(trace)
     assert validate(result) == []
     assert result.header.accuracy is not None

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BIN = Path(sys.executable).parent
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -23,13 +21,6 @@ def all_blocks(language: str) -> list[tuple[str, int, str]]:
     return [(page.name, n, text) for page in PAGES for n, text in enumerate(blocks(page, language))]
 
 
-def run(command: list[str], folder: Path) -> str:
-    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, cwd=folder, env=environment, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
 @pytest.mark.mpi
 @pytest.mark.parametrize(("page", "number", "code"), all_blocks("python"))
 def test_python_blocks_run(page: str, number: int, code: str, tmp_path: Path) -> None:
@@ -37,7 +28,7 @@ def test_python_blocks_run(page: str, number: int, code: str, tmp_path: Path) ->
     program.write_text(code)
     parallel = "distribute(" in code or "MPI." in code
     start = ["mpiexec", "-n", "2", sys.executable, "-m", "mpi4py"] if parallel else [sys.executable]
-    run([*start, str(program)], tmp_path)
+    processes.run([*start, str(program)], tmp_path)
 
 
 def commands(page: Path) -> list[str]:
@@ -54,7 +45,7 @@ def test_commands_run(page: Path, tmp_path: Path) -> None:
             assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text()
             continue
         assert words[0] == "wagma", f"{page.name}: {command}: this test does not know how to run it"
-        run([sys.executable, "-m", *words], tmp_path)
+        processes.run([sys.executable, "-m", *words], tmp_path)
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda page: page.name)

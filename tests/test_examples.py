@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def run(ranks: int, name: str, folder: Path) -> str:
+    start = ["mpiexec", "-n", str(ranks), sys.executable, "-m", "mpi4py"] if ranks else [sys.executable]
+    return processes.run([*start, str(EXAMPLES / name)], folder)
 
 
-def test_simulate_cluster() -> None:
-    lines = run(sys.executable, str(EXAMPLES / "simulate_cluster.py")).splitlines()
+def test_simulate_cluster(tmp_path: Path) -> None:
+    lines = run(0, "simulate_cluster.py", tmp_path).splitlines()
     figures = {(line.split()[1], line.split()[3]): float(line.split()[4]) for line in lines}
     assert figures["0.64", "wagma_sgd"] > figures["0.64", "allreduce_sgd"]
 
 
 @pytest.mark.mpi
-def test_train_torch() -> None:
-    mpiexec = str(Path(sys.executable).parent / "mpiexec")
-    output = run(mpiexec, "-n", "4", sys.executable, "-m", "mpi4py", str(EXAMPLES / "train_torch.py"))
+def test_train_torch(tmp_path: Path) -> None:
+    output = run(4, "train_torch.py", tmp_path)
     # Lines of several ranks may run into each other on their way through mpiexec.
     distances = re.findall(r"distance to the truth (\d\.\d{4})", output)
     assert len(distances) == 4
@@ -36,9 +34,8 @@ def test_train_torch() -> None:
 
 
 @pytest.mark.mpi
-def test_group_allreduce() -> None:
-    mpiexec = str(Path(sys.executable).parent / "mpiexec")
-    output = run(mpiexec, "-n", "4", sys.executable, "-m", "mpi4py", str(EXAMPLES / "group_allreduce.py"))
+def test_group_allreduce(tmp_path: Path) -> None:
+    output = run(4, "group_allreduce.py", tmp_path)
     final = re.search(r"all ranks: (\S+), equal: True", output)
     assert final is not None
     # Each rank adds 0.1 twenty times; averages, late ones too, stay between the smallest and the largest model.
