@@ -14,7 +14,8 @@ from wagma.core.digest import digest
 from wagma.core.schedule import Schedule
 from wagma.errors import CollectiveTimeout, InputError, PeerFailed, ProtocolError
 from wagma.real.collective import AverageOutcome
-from wagma.real.kernel import Engine, engine
+from wagma.real.kernel import Engine
+from wagma.real.limited import agree, broadcast
 from wagma.real.local import LocalCommunicator, run_local
 
 pytest.importorskip("wagma._native", reason="the native kernel is not built")
@@ -227,10 +228,10 @@ def test_wrong_settings_are_refused(arguments: dict[str, Any], message: str) -> 
 def test_broadcast_copies_the_roots_array() -> None:
     def program(comm: LocalCommunicator) -> list[float]:
         model = np.full(3, float(comm.rank))
-        comm.Bcast(model, 1)
+        broadcast(comm, model, 5.0, "test")
         return model.tolist()
 
-    assert run_local(3, program) == [[1.0] * 3] * 3
+    assert run_local(3, program) == [[0.0] * 3] * 3
 
 
 def test_engines_that_differ_are_refused_on_all_ranks() -> None:
@@ -238,13 +239,13 @@ def test_engines_that_differ_are_refused_on_all_ranks() -> None:
 
     def program(comm: LocalCommunicator) -> None:
         try:
-            engine(comm, Schedule(3, 2, 2), np.zeros(4, np.float64), merge_once=comm.rank == 2)
+            agree(comm, lambda: f"merge_once={comm.rank == 2}", 5.0)
         except InputError as error:
             refused.append(str(error))
 
     run_local(3, program)
     assert len(refused) == 3
-    assert all("rank 2 has 4 elements of float64" in text and "merge_once=True; rank 0 has" in text for text in refused)
+    assert all("rank 2 has merge_once=True; rank 0 has merge_once=False" in text for text in refused)
 
 
 def test_engine_refuses_another_array_and_another_order() -> None:

@@ -44,6 +44,18 @@ def test_error_of_one_rank_comes_first_and_ends_the_job(case: str) -> None:
     )
 
 
+def test_exit_with_an_error_ends_the_job() -> None:
+    job = _failing("exit")
+    assert "bad configuration" in job.output
+    assert job.output.count("PeerFailed: rank 1 failed: SystemExit: bad configuration") >= 1, job.output
+
+
+def test_giving_up_at_creation_leaves_no_memory_behind_that_mpi_writes_to() -> None:
+    job = mpiexec(4, "ends.py", "late_at_creation", timeout=PROMPT_S)
+    assert job.output.count("gave up") >= 3, job.output
+    assert job.output.count("clean") == 4, job.output
+
+
 def test_program_that_survives_a_peers_failure_ends_in_order() -> None:
     job = mpiexec(4, "ends.py", "caught", timeout=30)
     assert job.returncode == 0, job.output

@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "bindings.hpp"
 #include "wagma/engine.hpp"
@@ -70,8 +71,13 @@ void* writable(const Engine& engine, py::array& array) {
   return array.mutable_data();
 }
 
+// The thread that imports this module first; Python runs signal handlers in its main thread only.
+const std::thread::id python_thread = std::this_thread::get_id();
+
 // Lets Python see its signals while the application waits: Ctrl-C ends the wait with KeyboardInterrupt.
+// A thread other than Python's main one has no signals to see, and must not ask for the GIL of an interpreter that is ending.
 void check_signals() {
+  if (std::this_thread::get_id() != python_thread) return;
   py::gil_scoped_acquire gil;
   if (PyErr_CheckSignals() != 0) throw py::error_already_set();
 }

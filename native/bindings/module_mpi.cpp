@@ -24,10 +24,10 @@ PYBIND11_MODULE(_native_mpi, module) {
 
   module.def(
       "connect",
-      [](int fortran_handle, std::size_t longest_message) {
+      [](int fortran_handle, double timeout_s, std::size_t longest_message) {
         py::gil_scoped_release released;  // collective: it waits for the other ranks
-        return wagma::MpiTransport::connect(MPI_Comm_f2c(static_cast<MPI_Fint>(fortran_handle)), longest_message);
+        return wagma::MpiTransport::connect(MPI_Comm_f2c(static_cast<MPI_Fint>(fortran_handle)), timeout_s, longest_message);
       },
-      py::arg("fortran_handle"), py::arg("longest_message") = wagma::kLongestMessage,
+      py::arg("fortran_handle"), py::arg("timeout_s"), py::arg("longest_message") = wagma::kLongestMessage,
       "A transport over the communicator with this handle (mpi4py: comm.py2f()); collective.");
 }

@@ -119,16 +119,18 @@ void Engine::finish_merge(const void* own) {
 void Engine::close(const Tick& tick) {
   {
     std::unique_lock lock(mutex_);
-    require_running();
-    apply(machine_.close());
-    closing_ = true;
+    if (failure_) std::rethrow_exception(failure_);
+    if (!closing_) {  // else a close that ran into its limit is tried again
+      apply(machine_.close());
+      closing_ = true;
+    }
     last_sign_ = Clock::now();
     lock.unlock();
     transport_->wake();
     lock.lock();
     wait_for(lock, tick, true, [&] { return finished_; });
   }
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void Engine::abort(const std::string& message) {
@@ -196,7 +198,11 @@ void Engine::wait_for(std::unique_lock<std::mutex>& lock, const Tick& tick, bool
     if (failure_) std::rethrow_exception(failure_);
     const auto deadline = (extend ? std::max(begun, last_sign_) : begun) + limit;
     const auto now = Clock::now();
-    if (now >= deadline) throw_timeout(lock);
+    if (now >= deadline) {
+      const std::string why = timeout_message(lock);
+      if (ready()) return;  // it came while the message was being made
+      throw CollectiveTimeout(why);
+    }
     released_.wait_until(lock, std::min<Clock::time_point>(deadline, now + kTick));
     if (tick && !ready()) {
       lock.unlock();  // it runs foreign code
@@ -206,7 +212,7 @@ void Engine::wait_for(std::unique_lock<std::mutex>& lock, const Tick& tick, bool
   }
 }
 
-void Engine::throw_timeout(std::unique_lock<std::mutex>& lock) {
+std::string Engine::timeout_message(std::unique_lock<std::mutex>& lock) {
   missing_asked_ = true;
   missing_.reset();
   lock.unlock();
@@ -231,7 +237,7 @@ void Engine::throw_timeout(std::unique_lock<std::mutex>& lock) {
   }
   text << " (next version " << machine_.next_version() << ", executing " << or_none(machine_.executing()) << ", activated "
        << or_none(machine_.activated()) << ")";
-  throw CollectiveTimeout(text.str());
+  return text.str();
 }
 
 }  // namespace wagma

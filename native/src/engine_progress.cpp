@@ -114,20 +114,24 @@ bool Engine::advance_execution() {
     if (config_.digests) {
       running_->sum_digest = digest(buffers_->at(target_), config_.count * item_size(config_.dtype));
     }
-    std::lock_guard lock(mutex_);
-    last_sign_ = Clock::now();
+  }
+  if (!progress.summed && !progress.released) return false;
+  // Both events in one scope: an arrival between them would find the version executed and the next one not started, although
+  // nothing is left to wait for, and start a version itself that was ready before it came.
+  std::lock_guard lock(mutex_);
+  last_sign_ = Clock::now();
+  if (progress.summed) {
     running_->completed_ns = now_ns();
     running_->sequence = sequence_++;
     apply(machine_.exec_done(running_->version));
   }
   if (progress.released) {
-    std::lock_guard lock(mutex_);
     running_->read_ns = progress.summed ? running_->completed_ns : now_ns();
     if (config_.record) records_.executions.push_back(*running_);
     running_.reset();
     apply(machine_.read_done());
   }
-  return progress.summed || progress.released;
+  return true;
 }
 
 // The end of the run, step by step: say that this rank has closed; learn that all have; execute what is left; leave together.

@@ -38,26 +38,50 @@ int tag_of(Version version, int phase) { return static_cast<int>(version % kTagV
 
 }  // namespace
 
-std::shared_ptr<Transport> MpiTransport::connect(MPI_Comm parent, std::size_t longest_message) {
-  return {new MpiTransport(parent, longest_message), [](MpiTransport* transport) {
+// MPI_Comm_dup would wait for the last rank for ever. MPI may still write into a duplication that is given up, so it is never freed.
+MPI_Comm MpiTransport::duplicate(MPI_Comm parent, Clock::time_point deadline) const {
+  struct Duplication {
+    MPI_Comm comm = MPI_COMM_NULL;
+    MPI_Request request = MPI_REQUEST_NULL;
+  };
+  auto* duplication = new Duplication;
+  check(MPI_Comm_idup(parent, &duplication->comm, &duplication->request), "MPI_Comm_idup");
+  for (int done = 0;;) {
+    check(MPI_Test(&duplication->request, &done, MPI_STATUS_IGNORE), "MPI_Test");
+    if (done) break;
+    if (Clock::now() >= deadline) {
+      throw CollectiveTimeout("rank " + std::to_string(rank_) + ": not all " + std::to_string(world_size_) +
+                              " ranks of the communicator came to create the collective in time");
+    }
+    std::this_thread::sleep_for(kShortestNap);
+  }
+  const MPI_Comm comm = duplication->comm;
+  delete duplication;
+  return comm;
+}
+
+std::shared_ptr<Transport> MpiTransport::connect(MPI_Comm parent, double timeout_s, std::size_t longest_message) {
+  const auto deadline = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(timeout_s));
+  return {new MpiTransport(parent, deadline, longest_message), [](MpiTransport* transport) {
             if (transport->left_) delete transport;
           }};
 }
 
-MpiTransport::MpiTransport(MPI_Comm parent, std::size_t longest_message) : longest_message_(longest_message) {
+MpiTransport::MpiTransport(MPI_Comm parent, Clock::time_point deadline, std::size_t longest_message)
+    : longest_message_(longest_message) {
   int level = MPI_THREAD_SINGLE;
   check(MPI_Query_thread(&level), "MPI_Query_thread");
   if (level != MPI_THREAD_MULTIPLE) {
     throw TransportError(std::string("MPI was initialised with ") + thread_level(level) +
                          ", but the progress thread needs MPI_THREAD_MULTIPLE");
   }
-  check(MPI_Comm_dup(parent, &control_), "MPI_Comm_dup");
-  check(MPI_Comm_dup(parent, &data_), "MPI_Comm_dup");
+  check(MPI_Comm_rank(parent, &rank_), "MPI_Comm_rank");
+  check(MPI_Comm_size(parent, &world_size_), "MPI_Comm_size");
+  control_ = duplicate(parent, deadline);
+  data_ = duplicate(parent, deadline);
   // Errors come back as codes, which become exceptions that name the rank; the default would end the process without a word.
   check(MPI_Comm_set_errhandler(control_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
   check(MPI_Comm_set_errhandler(data_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
-  check(MPI_Comm_rank(control_, &rank_), "MPI_Comm_rank");
-  check(MPI_Comm_size(control_, &world_size_), "MPI_Comm_size");
   for (int i = 0; i < kReceives; ++i) {
     check(MPI_Recv_init(inbox_[i].data(), 2, MPI_INT64_T, MPI_ANY_SOURCE, kActivationTag, control_, &receives_[i]),
           "MPI_Recv_init");
@@ -343,7 +367,7 @@ void MpiTransport::abandon() noexcept {
   };
   for (MPI_Request& request : receives_) {
     take_back(request);
-    MPI_Request_free(&request);  // persistent: completing it did not free it
+    if (request != MPI_REQUEST_NULL) MPI_Request_free(&request);  // persistent: completing it did not free it
   }
   take_back(failure_receive_);
   for (Transfer* transfer : {&begun_in_, &contributions_in_, &results_in_}) {

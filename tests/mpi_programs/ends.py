@@ -11,7 +11,7 @@ import time
 import numpy as np
 from ranks import COMM, RANK, say
 
-from wagma import GroupAllreduce, PeerFailed
+from wagma import CollectiveTimeout, GroupAllreduce, PeerFailed
 
 MODEL = np.full(1000, float(RANK), np.float32)
 FOREVER = 10**6
@@ -74,6 +74,28 @@ def main() -> None:
                 time.sleep(3)
             else:
                 GroupAllreduce(COMM, MODEL, 2, 4, timeout_s=0.5)
+        case "late_at_creation":
+            # The others have given up when rank 1 comes: what MPI then writes must not land in memory that is used again.
+            if RANK == 1:
+                time.sleep(1)
+            try:
+                GroupAllreduce(COMM, MODEL, 2, 4, timeout_s=0.3)
+            except CollectiveTimeout:
+                say("gave up")
+            arrays = [np.zeros(size, np.uint8) for size in (500, 2000) for _ in range(200)]
+            deadline = time.monotonic() + 2
+            while time.monotonic() < deadline:
+                COMM.Iprobe()  # lets MPI make progress
+                time.sleep(0.001)
+            assert not any(array.any() for array in arrays)
+            say("clean")
+        case "exit":
+            # No context manager, and no exception that Python would tell an exit handler of.
+            collective = GroupAllreduce(COMM, MODEL, 2, 4, timeout_s=40.0)
+            for t in range(FOREVER):
+                if t == 20 and RANK == 1:
+                    sys.exit("bad configuration")
+                collective.average()
         case "no_close":
             collective = GroupAllreduce(COMM, MODEL, 2, "never", timeout_s=40.0)
             for _ in range(10 + 20 * RANK):

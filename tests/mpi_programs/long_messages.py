@@ -10,7 +10,7 @@ from wagma.real.kernel import mpi_native, native
 
 COUNT = 1000
 engine = native().Engine(
-    mpi_native().connect(COMM.py2f(), 64), np.zeros(COUNT, np.float32), group_size=2, sync_period=3, timeout_s=20.0
+    mpi_native().connect(COMM.py2f(), 20.0, 64), np.zeros(COUNT, np.float32), group_size=2, sync_period=3, timeout_s=20.0
 )
 for t in range(12):
     model = (np.arange(COUNT) + 1000 * RANK).astype(np.float32)

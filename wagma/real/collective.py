@@ -22,7 +22,8 @@ from wagma.core.averaging import merge_rule
 from wagma.core.protocol import NONE
 from wagma.core.schedule import Schedule
 from wagma.errors import InputError
-from wagma.real.kernel import Engine, Records, agree
+from wagma.real.kernel import Engine, Records, is_orderly, require
+from wagma.real.limited import agree
 from wagma.scenario import resolve_group_size, resolve_sync_period
 
 
@@ -65,8 +66,7 @@ class GroupAllreduce:
         digests: bool = False,
     ) -> None:
         def describe() -> str:
-            if not timeout_s > 0:
-                raise InputError(f"timeout_s = {timeout_s}: must be above 0")
+            require(comm)
             size = resolve_group_size(group_size, comm.size, "group_size")
             period = resolve_sync_period(sync_period)
             _check_buffer(buffer)
@@ -75,7 +75,7 @@ class GroupAllreduce:
                 f" merge_once = {merge_once}"
             )
 
-        agree(comm, describe, timeout_s if timeout_s > 0 else 1.0)
+        agree(comm, describe, timeout_s)
         self._buffer = buffer
         self._schedule = Schedule(
             comm.size, resolve_group_size(group_size, comm.size, "group_size"), resolve_sync_period(sync_period)
@@ -125,7 +125,7 @@ class GroupAllreduce:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if error is None or (isinstance(error, SystemExit) and not error.code):
+        if is_orderly(error):
             self.close()
         else:
             self.abort(f"{type(error).__name__}: {error}")

@@ -67,14 +67,25 @@ class RankDriver:
         self._recorder = recorder
         self._buffer = np.empty(flats[Value.MODEL].size, flats[Value.MODEL].dtype)
         self._group_length = 0
+        self._error: BaseException | None = None
         self._algorithm = specification.run(self)
         self._expect_gradient(next(self._algorithm))
 
-    def advance(self) -> None:
-        """The gradient is there: run the algorithm until it wants the next one.
+    def advance(self, skip: bool = False) -> None:
+        """The gradient is there: run the algorithm until it wants the next one. `skip`: without the local update.
 
-        Raises CollectiveTimeout, PeerFailed, or whatever the update raises.
+        Raises CollectiveTimeout, PeerFailed, or whatever the update raises; and the same again when called after that, since
+        an algorithm cannot go on from the middle of an iteration.
         """
+        if self._error is not None:
+            raise self._error
+        try:
+            self._run(skip)
+        except BaseException as error:
+            self._error = error
+            raise
+
+    def _run(self, skip: bool) -> None:
         outcome: Any = None
         while True:
             effect = self._algorithm.send(outcome)
@@ -82,11 +93,12 @@ class RankDriver:
             match effect:
                 case ComputeGradient():
                     if self._recorder is not None:
-                        self._recorder.finish_iteration(self.iteration, self._flats[Value.MODEL].read())
+                        self._recorder.finish_iteration(self.iteration, self._flats[Value.MODEL].read(), skip)
                     self._expect_gradient(effect)
                     return
                 case ApplyUpdate():
-                    self._apply_update()
+                    if not skip:
+                        self._apply_update()
                 case Allreduce():
                     self._allreduce(effect)
                 case GroupAllreduce():

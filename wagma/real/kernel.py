@@ -10,18 +10,18 @@ from __future__ import annotations
 import atexit
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
 import numpy.typing as npt
 
 from wagma.core.protocol import NONE
 from wagma.core.schedule import Schedule
-from wagma.errors import CollectiveTimeout, InputError, MissingDependencyError, PeerFailed, WagmaError
+from wagma.errors import MissingDependencyError, PeerFailed, WagmaError
+from wagma.real.limited import is_local
 
 if TYPE_CHECKING:
     from wagma import _native
@@ -34,9 +34,6 @@ Records = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 ORIGIN_FIRST_S = 0.25
 #: After a failure a process stays this long, so that its peers can say what they saw before the job is taken down.
 FAREWELL_S = 1.0
-_POLL_S = 0.001
-_LONGEST_TEXT = 500  # bytes
-_REFUSED = "error: "
 
 
 @dataclass(slots=True)
@@ -44,6 +41,7 @@ class _ExitState:
     registered: bool = False
     created: int = 0
     failed_at: float | None = None
+    by_exit: SystemExit | None = None  # the last call of sys.exit
 
 
 # By creation, which is collective: at exit all ranks close theirs in the same order. A set's order would make one rank wait in one
@@ -86,6 +84,14 @@ def mpi_native() -> Any:
     return module
 
 
+def require(comm: Any) -> None:
+    """Raise MissingDependencyError if there is no kernel for this communicator."""
+    if is_local(comm):
+        native()
+    else:
+        mpi_native()
+
+
 def world() -> Any:
     """mpi4py's COMM_WORLD. Raises MissingDependencyError."""
     mpi_native()
@@ -99,7 +105,7 @@ class Engine:
     between. `initial`: 1-D C-contiguous float32 or float64 array, the model that is contributed until the first arrival.
     Waits end after `timeout_s` seconds with CollectiveTimeout. `record` keeps records, `digests` of all that is moved.
 
-    Every rank has to give the same length, dtype, schedule and merge_once: `agree` first.
+    Every rank has to give the same length, dtype, schedule and merge_once: `wagma.real.limited.agree` first.
     """
 
     def __init__(
@@ -113,8 +119,8 @@ class Engine:
         record: bool = False,
         digests: bool = False,
     ) -> None:
-        self._separate = not hasattr(comm, "make_transport")  # ranks are processes
-        transport = comm.make_transport() if not self._separate else mpi_native().connect(comm.py2f())
+        self._separate = not is_local(comm)  # ranks are processes
+        transport = mpi_native().connect(comm.py2f(), timeout_s) if self._separate else comm.make_transport()
         self._engine: _native.Engine = native().Engine(
             transport,
             initial,
@@ -130,25 +136,21 @@ class Engine:
         self._digests = digests
         self.rank = transport.rank
         self.ended = False
+        self.error: WagmaError | None = None  # why the last call failed, if the engine has not ended
         if self._separate:
             # A strong reference: an engine that the program has dropped still answers for its rank until the process exits.
             self._number = _exit.created
             _open[self._number] = self
             _exit.created += 1
-            if not _exit.registered:
-                _exit.registered = True
-                atexit.register(_end_all)
+            _watch_exit()
 
     def arrive(self, version: int, own: Array) -> _native.Outcome:
         """Publish `own` for `version` and wait until there is something to merge.
 
         Raises CollectiveTimeout, PeerFailed, ProtocolError.
         """
-        try:
+        with self._noting_failure():
             return self._engine.arrive(version, own)
-        except PeerFailed:
-            self._failed(wait=True)
-            raise
 
     def merge(self, own: Array, own_weight: int, divisor: int) -> None:
         """own = (sum + own_weight * own) / divisor, in place."""
@@ -171,11 +173,8 @@ class Engine:
         """Serve the other ranks until all have closed; again: nothing. Raises CollectiveTimeout, PeerFailed."""
         if self.ended:
             return
-        try:
+        with self._noting_failure():
             self._engine.close()
-        except PeerFailed:
-            self._failed(wait=True)
-            raise
         self._forget()
 
     def abort(self, message: str) -> None:
@@ -184,6 +183,17 @@ class Engine:
             return
         self._engine.abort(message)
         self._failed(wait=False)
+
+    @contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except PeerFailed:
+            self._failed(wait=True)
+            raise
+        except WagmaError as error:
+            self.error = error
+            raise
 
     def _failed(self, wait: bool) -> None:
         self._forget()
@@ -238,76 +248,42 @@ def _iteration(rank: int, record: _native.IterationRecord, text: Callable[[int],
     }
 
 
+def is_orderly(error: BaseException | None) -> bool:
+    """Whether a program that ends with `error` ends well: nothing raised, or an exit with status 0."""
+    return error is None or (isinstance(error, SystemExit) and not error.code)
+
+
+def _watch_exit() -> None:
+    """Have `_end_all` called at exit, and let it know of sys.exit: Python tells an exit handler of no SystemExit."""
+    if _exit.registered:
+        return
+    _exit.registered = True
+    atexit.register(_end_all)
+    exit_before = sys.exit
+
+    def exit_and_note(status: Any = None) -> NoReturn:
+        _exit.by_exit = SystemExit(status)
+        exit_before(status)
+
+    sys.exit = exit_and_note
+
+
 def _end_all() -> None:
     """At exit, before MPI finalizes: stop every progress thread."""
-    uncaught = getattr(sys, "last_value", None)
+    uncaught: BaseException | None = getattr(sys, "last_value", None) or _exit.by_exit
+    orderly = is_orderly(uncaught)
     for engine in list(_open.values()):
+        if orderly and engine.error is not None:
+            orderly, uncaught = False, engine.error
         try:
-            if uncaught is None:
+            if orderly:
                 engine.close()
             else:
                 engine.abort(f"{type(uncaught).__name__}: {uncaught}")
-        except WagmaError as error:
-            print(f"wagma: at exit: {error}", file=sys.stderr)
-            engine.abort(str(error))
-    if uncaught is not None and _exit.failed_at is not None:
+        except BaseException as error:  # Ctrl-C, too: the other engines still have to be stopped before MPI finalizes
+            orderly, uncaught = False, uncaught or error
+            print(f"wagma: at exit: {error!r}", file=sys.stderr)
+            engine.abort(f"{type(uncaught).__name__}: {uncaught}")
+    if not orderly and _exit.failed_at is not None:
         sys.stderr.flush()
         time.sleep(max(0.0, _exit.failed_at + FAREWELL_S - time.monotonic()))
-
-
-def engine(
-    comm: Any, schedule: Schedule, initial: Array, *, merge_once: bool = False, timeout_s: float = 300.0, record: bool = False
-) -> Engine:
-    """An engine whose settings were compared first; records come with digests.
-
-    Raises InputError, on every rank and naming the rank at fault, MissingDependencyError, CollectiveTimeout.
-    """
-    agree(comm, lambda: f"{initial.size} elements of {initial.dtype}, {schedule}, merge_once={merge_once}", timeout_s)
-    return Engine(comm, schedule, initial, merge_once=merge_once, timeout_s=timeout_s, record=record, digests=record)
-
-
-def check_same(comm: Any, size: int, dtype: npt.DTypeLike, timeout_s: float = 300.0) -> None:
-    """Raises InputError, on every rank and naming the rank at fault, unless all ranks have as many elements of one dtype."""
-    agree(comm, lambda: f"{size} elements of {np.dtype(dtype)}", timeout_s)
-
-
-def agree(comm: Any, describe: Callable[[], str], timeout_s: float) -> None:
-    """Collective: go on only if `describe` gives the same text on all ranks.
-
-    What describe refuses (InputError) on one rank is raised on every rank, so that none is left waiting for the one that
-    gave up. Raises InputError, naming the rank at fault; CollectiveTimeout if a rank does not come.
-    """
-    try:
-        text = describe()
-    except InputError as error:
-        text = f"{_REFUSED}{error}"
-    # From here on the same decision on every rank, from the same texts.
-    texts = _gather_text(comm, text, timeout_s)
-    for rank, text in enumerate(texts):
-        if text.startswith(_REFUSED):
-            raise InputError(f"rank {rank}: {text.removeprefix(_REFUSED)}")
-    usual = Counter(texts).most_common(1)[0][0]  # the first of the most common ones
-    for rank, text in enumerate(texts):
-        if text != usual:
-            raise InputError(f"rank {rank} has {text}; rank {texts.index(usual)} has {usual}: all ranks need the same")
-
-
-def _gather_text(comm: Any, text: str, timeout_s: float) -> list[str]:
-    """Every rank's text, cut at a fixed length, by rank; a blocking allgather would do, but waits for ever."""
-    if hasattr(comm, "make_transport"):
-        texts: list[str] = comm.allgather(text, timeout_s)
-        return texts
-    own = np.zeros(_LONGEST_TEXT, np.uint8)
-    raw = np.frombuffer(text.encode()[:_LONGEST_TEXT], np.uint8)
-    own[: raw.size] = raw
-    everyone = np.zeros((comm.size, _LONGEST_TEXT), np.uint8)
-    request = comm.Iallgather(own, everyone)
-    deadline = time.monotonic() + timeout_s
-    while not request.Test():
-        if time.monotonic() > deadline:
-            raise CollectiveTimeout(
-                f"rank {comm.rank}: not all {comm.size} ranks of the communicator came to create the collective"
-                f" within {timeout_s:g} s"
-            )
-        time.sleep(_POLL_S)
-    return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in everyone]

@@ -10,10 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import numpy.typing as npt
-
 from wagma.errors import CollectiveTimeout, InputError, PeerFailed
-from wagma.real.kernel import native
+from wagma.real.kernel import FAREWELL_S, native
 
 T = TypeVar("T")
 
@@ -28,6 +26,14 @@ class _World:
         self.lock = threading.Lock()
         self.hubs: list[Any] = []
         self.errors: list[tuple[int, BaseException]] = []  # in the order in which they were raised
+
+    def end(self, message: str, rank: int = 0) -> None:
+        """Have everyone who waits raise."""
+        with self.lock:
+            hubs = list(self.hubs)
+        self.barrier.abort()
+        for hub in hubs:
+            hub.fail(rank, message)
 
 
 class LocalCommunicator:
@@ -57,11 +63,6 @@ class LocalCommunicator:
             ) from None
         return values
 
-    def Bcast(self, array: npt.NDArray[Any], root: int = 0) -> None:  # noqa: N802  as mpi4py calls it
-        """Copy the root's array into everyone's."""
-        source = self.allgather(array.copy() if self.rank == root else None)[root]
-        array[...] = source
-
     def make_transport(self) -> Any:
         """The transport of this rank's next engine; the n-th engines of all ranks share a hub."""
         with self._world.lock:
@@ -89,25 +90,31 @@ def run_local(world_size: int, program: Callable[[LocalCommunicator], T], timeou
         except BaseException as error:  # it is raised again in the caller's thread
             with world.lock:
                 world.errors.append((rank, error))
-                hubs = list(world.hubs)
-            world.barrier.abort()
             # The traceback keeps this rank's engine alive, so nobody else would tell the peers.
-            for hub in hubs:
-                hub.fail(rank, f"{type(error).__name__}: {error}")
+            world.end(f"{type(error).__name__}: {error}", rank)
 
     threads = [threading.Thread(target=run, args=(r,), name=f"rank {r}", daemon=True) for r in range(world_size)]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + timeout_s
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    with world.lock:
-        errors = sorted(world.errors, key=lambda pair: isinstance(pair[1], PeerFailed))
+    try:
+        _join(threads, timeout_s)
+    finally:  # Ctrl-C, too: a thread still inside the kernel when Python ends would bring the process down
+        late = [thread.name for thread in threads if thread.is_alive()]
+        with world.lock:
+            errors = sorted(world.errors, key=lambda pair: isinstance(pair[1], PeerFailed))
+        if late:
+            world.end(f"{', '.join(late)} did not return in time")
+            _join(threads, FAREWELL_S)
     if errors:
         rank, error = errors[0]
         error.add_note(f"raised by rank {rank} of {world_size}")
         raise error
-    late = [thread.name for thread in threads if thread.is_alive()]
     if late:
         raise CollectiveTimeout(f"run_local: {', '.join(late)} did not return within {timeout_s:g} s")
     return results
+
+
+def _join(threads: list[threading.Thread], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))

@@ -8,7 +8,9 @@ Nothing else in the loop changes: zero_grad, backward, step.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
+from inspect import Parameter, signature
 from types import TracebackType
 from typing import Any, Self, overload
 
@@ -19,7 +21,8 @@ from wagma.core.effects import Value
 from wagma.core.schedule import Schedule
 from wagma.errors import InputError
 from wagma.real.driver import RankDriver
-from wagma.real.kernel import Engine, agree, world
+from wagma.real.kernel import Engine, is_orderly, require, world
+from wagma.real.limited import agree, broadcast
 from wagma.real.recorder import Notes, Recorder
 from wagma.scenario import resolve_group_size, resolve_sync_period
 from wagma.workloads.flat import FlatView, flat_views
@@ -33,11 +36,18 @@ class DistributedOptimizer(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, driver: RankDriver, engine: Engine | None, recorder: Recorder | None
+        self,
+        optimizer: torch.optim.Optimizer,
+        model: torch.nn.Module,
+        driver: RankDriver,
+        engine: Engine | None,
+        recorder: Recorder | None,
     ) -> None:
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self.optimizer = optimizer
         self.recorder = recorder
+        self._model = model
+        self._trained = _trained(model)
         self._driver = driver
         self._engine = engine
         self._share()
@@ -56,14 +66,27 @@ class DistributedOptimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """The gradient is there: update, and join the collectives of this iteration. Returns what `closure` returned.
 
-        Raises CollectiveTimeout if a wait reaches its limit, PeerFailed if another rank failed.
+        Raises CollectiveTimeout if a wait reaches its limit, PeerFailed if another rank failed (and again at each later
+        call), InputError if a parameter was frozen or unfrozen since `distribute`.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._driver.advance()
+        self._advance(skip=False)
         return loss
+
+    def skip(self) -> None:
+        """In place of `step`: no update in this iteration (a loss scaler found an overflow, say), but join the others.
+
+        A rank that left out a step would be an iteration behind the others from then on. Raises as `step` does.
+        """
+        self._advance(skip=True)
+
+    def _advance(self, skip: bool) -> None:
+        if self._trained != _trained(self._model):
+            raise InputError("model: its trained parameters have changed since distribute; freeze or unfreeze before it")
+        self._driver.advance(skip)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As the wrapped optimizer does it."""
@@ -91,7 +114,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is None:
+        if is_orderly(error):
             self.close()
         elif self._engine is not None:
             self._engine.abort(f"{type(error).__name__}: {error}")
@@ -115,33 +138,57 @@ def distribute(
 ) -> DistributedOptimizer:
     """Wrap `optimizer` so that its steps train `model` together with the other ranks of `comm` (default: COMM_WORLD).
 
-    All ranks must call it, with models of the same shape; they start from rank 0's parameters. Parameters travel as one flat
-    buffer of the model's dtype (float32 or float64) and stay where they are. group_size is "sqrt" or 1..P, sync_period "never" or
-    1 and more; `timeout_s` limits every wait. `record` keeps what a trace needs, digests included. Raises InputError for bad
-    settings or models that differ, MissingDependencyError without mpi4py, MPI or the native kernel.
+    All ranks must call it, with models of the same shape; they start from rank 0's parameters and buffers. Trained parameters
+    travel as one flat buffer of the model's dtype (float32 or float64) and stay where they are. group_size is "sqrt" or 1..P,
+    sync_period "never" or 1 and more; `timeout_s` limits every wait. `record` keeps what a trace needs, digests included.
+
+    Raises InputError for bad settings or models that differ, on every rank and naming the one at fault; MissingDependencyError
+    without mpi4py, MPI or the native kernel; CollectiveTimeout if a rank does not come.
     """
     comm = world() if comm is None else comm
 
     def prepare() -> tuple[Specification, Schedule, FlatView, FlatView]:
         if isinstance(optimizer, DistributedOptimizer):
             raise InputError("optimizer: it is distributed already; wrap each optimizer once")
+        if signature(optimizer.step).parameters["closure"].default is Parameter.empty:
+            raise InputError(
+                f"optimizer: {type(optimizer).__name__} evaluates a closure several times in a step: not supported"
+            )
+        require(comm)
         spec = specification(algorithm)
         size, period = resolve_group_size(group_size, comm.size, "group_size"), resolve_sync_period(sync_period)
         return spec, spec.schedule(comm.size, size, period), *flat_views(model)
 
     def describe() -> str:
         spec, schedule, flat, _ = prepare()
-        return f"{flat.size} parameters of {flat.dtype}, {spec.name}, {schedule}, merge_once = {merge_once}"
+        shapes = zlib.crc32(repr([(name, tuple(p.shape)) for name, p in model.state_dict().items()]).encode())
+        layout = f"{flat.size} parameters of {flat.dtype} (layout {shapes:08x})"
+        return f"{layout}, {spec.name}, {schedule}, merge_once = {merge_once}"
 
     agree(comm, describe, timeout_s)
     spec, schedule, model_flat, gradient_flat = prepare()
+    _start_alike(comm, model, timeout_s)
     initial = model_flat.read()
-    comm.Bcast(initial, 0)
-    model_flat.write(initial)
     engine = None
     if spec.collectives is not Collectives.NONE:
         engine = Engine(comm, schedule, initial, merge_once=merge_once, timeout_s=timeout_s, record=record, digests=record)
     recorder = Recorder(comm.rank, initial) if record else None
     flats = {Value.MODEL: model_flat, Value.GRADIENT: gradient_flat}
     driver = RankDriver(spec, schedule, engine, flats, optimizer.step, recorder)
-    return DistributedOptimizer(optimizer, driver, engine, recorder)
+    return DistributedOptimizer(optimizer, model, driver, engine, recorder)
+
+
+def _start_alike(comm: Any, model: torch.nn.Module, timeout_s: float) -> None:
+    """Everything that a model's output depends on, frozen parameters and buffers included, becomes rank 0's."""
+    for tensor in [*model.parameters(), *model.buffers()]:
+        content = tensor.detach().cpu().contiguous().clone()
+        # As bytes: buffers may be integers, and numpy does not know every dtype of torch.
+        raw = content.reshape(-1).view(torch.uint8).numpy()
+        if raw.size:
+            broadcast(comm, raw, timeout_s, "distribute the model")
+            with torch.no_grad():
+                tensor.copy_(content)
+
+
+def _trained(model: torch.nn.Module) -> list[bool]:
+    return [parameter.requires_grad for parameter in model.parameters()]

@@ -43,13 +43,13 @@ class Recorder:
         self._waited += nanoseconds
         self._joined = True
 
-    def finish_iteration(self, iteration: int, model: Any) -> None:
-        """The iteration ends now, with `model`."""
+    def finish_iteration(self, iteration: int, model: Any, skipped: bool) -> None:
+        """The iteration ends now, with `model`; `skipped`: without an update."""
         now = time.monotonic_ns()
         computed = now - self._began - self._waited - self._delayed
         self._iterations.append(
             Iteration(
-                self.start.rank, NONE, iteration, now, now, None, None,
+                self.start.rank, NONE, iteration, now, now, None, None, skipped,
                 computed_ns=computed, delayed_ns=self._delayed, model_digest=digest(model),
             )
         )  # fmt: skip

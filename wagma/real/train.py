@@ -11,6 +11,7 @@ from wagma.core.averaging import mean
 from wagma.core.effects import Value
 from wagma.errors import InputError
 from wagma.imbalance import Times
+from wagma.real.limited import barrier, gather
 from wagma.real.optimizer import DistributedOptimizer, distribute
 from wagma.real.recorder import assemble
 from wagma.scenario import Scenario
@@ -19,6 +20,9 @@ from wagma.workloads import replicas
 from wagma.workloads.replica import Replica
 
 Progress = Callable[[int, int], None]
+
+START_LIMIT_S = 300.0  # from the first rank that has its data to the last one
+END_LIMIT_S = 300.0  # all ranks have closed: they are done at nearly the same time
 
 
 def train(scenario: Scenario, algorithm: str, comm: Any, progress: Progress | None = None) -> Trace | None:
@@ -39,12 +43,12 @@ def train(scenario: Scenario, algorithm: str, comm: Any, progress: Progress | No
         comm=comm, merge_once=settings.merge_once, record=True,
     )  # fmt: skip
     replica.compute_gradient(0)  # the first one pays for torch's own set-up, which is no iteration's time
-    comm.Barrier()
+    barrier(comm, START_LIMIT_S, "begin training")
     with optimizer:
         _iterate(scenario, algorithm, replica, optimizer, progress if comm.rank == 0 else None)
-    notes = comm.gather(optimizer.notes(), 0)
-    models = comm.gather(replica.flat(Value.MODEL).read(), 0)
-    if notes is None:
+    notes = gather(comm, optimizer.notes(), END_LIMIT_S, "hand in the trace")
+    models = gather(comm, replica.flat(Value.MODEL).read(), END_LIMIT_S, "hand in the model")
+    if notes is None or models is None:
         return None
     trace = assemble(scenario, algorithm, specification(algorithm).value, notes)
     trace.header.accuracy = replica.accuracy(mean(models))

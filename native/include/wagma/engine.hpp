@@ -44,11 +44,6 @@ struct Outcome {
   int group_length = 0;  // of the merged version; 0: nothing to merge
 };
 
-// A wait reached its limit; the message says which rank waited in which version for whom.
-struct CollectiveTimeout : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
 class Engine {
  public:
   // Called every few dozen milliseconds while the application waits; what it throws ends the wait (Python: Ctrl-C).
@@ -69,7 +64,7 @@ class Engine {
   void copy_result(void* own);
 
   // The application will not arrive again. Serves the other ranks until all have closed; the limit counts from the last sign
-  // of life of the run.
+  // of life of the run. After a CollectiveTimeout it may be called again.
   void close(const Tick& tick = {});
   // Tells the peers and stops, without waiting for anyone longer than a fraction of a second.
   void abort(const std::string& message);
@@ -97,7 +92,7 @@ class Engine {
   void finish_merge(const void* own);
   template <class Ready>
   void wait_for(std::unique_lock<std::mutex>& lock, const Tick& tick, bool extend, Ready ready);
-  [[noreturn]] void throw_timeout(std::unique_lock<std::mutex>& lock);
+  std::string timeout_message(std::unique_lock<std::mutex>& lock);
 
   // Of the progress thread (engine_progress.cpp):
   void run();

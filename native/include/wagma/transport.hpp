@@ -47,6 +47,11 @@ struct PeerFailed : std::runtime_error {
   int rank;
 };
 
+// A wait reached its limit; the message says which rank waited in which version for whom.
+struct CollectiveTimeout : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 // Failure of the transport itself; the message names the rank and the call.
 struct TransportError : std::runtime_error {
   using std::runtime_error::runtime_error;

@@ -27,11 +27,11 @@ inline constexpr std::size_t kLongestMessage = std::size_t{1} << 30;
 class MpiTransport final : public Transport {
  public:
   // Collective over `parent`, which is duplicated and can be used freely afterwards. Throws TransportError if MPI was not
-  // initialised for threads that call it at any time (MPI_THREAD_MULTIPLE).
+  // initialised for threads that call it at any time (MPI_THREAD_MULTIPLE), CollectiveTimeout if a rank does not come.
   //
   // A transport that did not leave in order (drain) is never freed: MPI may still write into its memory, and requests to
   // a failed peer cannot be taken back.
-  static std::shared_ptr<Transport> connect(MPI_Comm parent, std::size_t longest_message = kLongestMessage);
+  static std::shared_ptr<Transport> connect(MPI_Comm parent, double timeout_s, std::size_t longest_message = kLongestMessage);
 
   int rank() const override { return rank_; }
   int world_size() const override { return world_size_; }
@@ -65,10 +65,11 @@ class MpiTransport final : public Transport {
   };
   enum class Stage { idle, gathering, spreading };
 
-  MpiTransport(MPI_Comm parent, std::size_t longest_message);
+  MpiTransport(MPI_Comm parent, Clock::time_point deadline, std::size_t longest_message);
   ~MpiTransport() override = default;
 
   void check(int code, const char* call) const;
+  MPI_Comm duplicate(MPI_Comm parent, Clock::time_point deadline) const;
   void post_send(Transfer& transfer, const std::byte* data, std::size_t bytes, int to, int tag);
   void post_receive(Transfer& transfer, std::byte* data, std::size_t bytes, int from, int tag);
   void test(Transfer& transfer);

@@ -1,0 +1,108 @@
+"""Collective calls of set-up and end that give up: mpi4py's own wait for the last rank for ever.
+
+`comm` is an mpi4py communicator or a `wagma.real.local.LocalCommunicator`, whose calls have limits of their own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wagma.errors import CollectiveTimeout, InputError, WagmaError
+
+LONGEST_TIMEOUT_S = 1e7
+_POLL_S = 0.001
+_LONGEST_TEXT = 500  # bytes
+_REFUSED = "error: "
+
+#: Requests that were given up, with their buffers: MPI writes into them when the late rank comes after all.
+_given_up: list[tuple[Any, ...]] = []
+
+
+def is_local(comm: Any) -> bool:
+    """Whether the ranks are threads of this process."""
+    return hasattr(comm, "make_transport")
+
+
+def barrier(comm: Any, timeout_s: float, what: str) -> None:
+    """Until every rank is here. Raises CollectiveTimeout, naming `what` they should have come to."""
+    if is_local(comm):
+        comm.allgather(None, timeout_s)
+    else:
+        _wait(comm, comm.Ibarrier(), timeout_s, what)
+
+
+def broadcast(comm: Any, array: npt.NDArray[Any], timeout_s: float, what: str) -> None:
+    """Rank 0's array into everyone's. Raises CollectiveTimeout."""
+    if is_local(comm):
+        array[...] = comm.allgather(array.copy() if comm.rank == 0 else None, timeout_s)[0]
+        return
+    # Not into the caller's array: after a timeout MPI may still write.
+    copy = array.copy()
+    _wait(comm, comm.Ibcast(copy, 0), timeout_s, what, copy)
+    array[...] = copy
+
+
+def gather(comm: Any, value: Any, timeout_s: float, what: str) -> list[Any] | None:
+    """Every rank's value on rank 0, None elsewhere. Raises CollectiveTimeout if a rank does not come."""
+    barrier(comm, timeout_s, what)  # once all are here, the rest is data
+    gathered: list[Any] | None = comm.gather(value, 0)
+    return gathered
+
+
+def agree(comm: Any, describe: Callable[[], str], timeout_s: float) -> None:
+    """Collective: go on only if `describe` gives the same text on all ranks.
+
+    What describe refuses (WagmaError) on one rank is raised on every rank, so that none is left waiting for the one that
+    gave up. Raises InputError, naming the rank at fault; CollectiveTimeout if a rank does not come.
+    """
+    refused: WagmaError | None = None
+    try:
+        if not 0 < timeout_s <= LONGEST_TIMEOUT_S:
+            raise InputError(f"timeout_s = {timeout_s}: must be above 0 and at most {LONGEST_TIMEOUT_S:g}")
+        text = describe()
+    except WagmaError as error:
+        refused, text = error, f"{_REFUSED}{error}"
+    # From here on the same decision on every rank, from the same texts.
+    texts = _gather_text(comm, text, timeout_s if 0 < timeout_s <= LONGEST_TIMEOUT_S else 1.0)
+    for rank, text in enumerate(texts):
+        if text.startswith(_REFUSED):
+            kind = InputError if refused is None else type(refused)
+            raise kind(f"rank {rank}: {text.removeprefix(_REFUSED)}")
+    usual = Counter(texts).most_common(1)[0][0]  # the first of the most common ones
+    for rank, text in enumerate(texts):
+        if text != usual:
+            raise InputError(f"rank {rank} has {text}; rank {texts.index(usual)} has {usual}: all ranks need the same")
+
+
+def _gather_text(comm: Any, text: str, timeout_s: float) -> list[str]:
+    """Every rank's text, cut at a fixed length, by rank."""
+    if is_local(comm):
+        texts: list[str] = comm.allgather(text, timeout_s)
+        return texts
+    own = np.zeros(_LONGEST_TEXT, np.uint8)
+    raw = np.frombuffer(text.encode()[:_LONGEST_TEXT], np.uint8)
+    own[: raw.size] = raw
+    everyone = np.zeros((comm.size, _LONGEST_TEXT), np.uint8)
+    _wait(comm, comm.Iallgather(own, everyone), timeout_s, "create the collective", own, everyone)
+    return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in everyone]
+
+
+def _wait(comm: Any, request: Any, timeout_s: float, what: str, *buffers: Any) -> None:
+    deadline = time.monotonic() + timeout_s
+    done = False
+    try:
+        while not (done := request.Test()):
+            if time.monotonic() > deadline:
+                raise CollectiveTimeout(
+                    f"rank {comm.rank}: not all {comm.size} ranks of the communicator came to {what} within {timeout_s:g} s"
+                )
+            time.sleep(_POLL_S)
+    finally:
+        if not done:  # Ctrl-C, too
+            _given_up.append((request, *buffers))
