@@ -8,6 +8,7 @@ import pytest
 
 from wagma.algorithms import ALGORITHMS
 from wagma.core.schedule import Schedule
+from wagma.core.symbols import merged
 from wagma.errors import InputError
 from wagma.scenario import load
 from wagma.sim.driver import simulate
@@ -70,10 +71,8 @@ def test_late_models_are_averaged_with_one_more_in_the_divisor() -> None:
     trace = simulate(scenario, "wagma_sgd", Symbols(4))
     late = [record for record in trace.iterations if record.fresh is False]
     assert late
-    from wagma.sim.numerics import _symbol
-
     for record in late:
-        assert record.model_digest == _symbol("merge", record.merged_digest, record.published_digest, 1, 3)
+        assert record.model_digest == merged(record.merged_digest, record.published_digest, 1, 3)
 
 
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))

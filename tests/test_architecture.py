@@ -22,9 +22,10 @@ ALLOWED = {
     "wagma.scenario": {"wagma.core", "wagma.algorithms", "wagma.errors", "wagma.imbalance", "wagma.sections"},
     "wagma.trace": {"wagma.core", "wagma.scenario", "wagma.errors"},
     "wagma.results": {"wagma.trace", "wagma.scenario", "wagma.algorithms", "wagma.imbalance"},
-    "wagma.validate": {"wagma.core", "wagma.trace", "wagma.scenario", "wagma.algorithms", "wagma.errors"},
+    "wagma.evidence": {"wagma.core", "wagma.trace", "wagma.scenario", "wagma.algorithms", "wagma.errors"},
+    "wagma.validate": {"wagma.core", "wagma.trace", "wagma.scenario", "wagma.algorithms", "wagma.errors", "wagma.evidence"},
     "wagma.report": {"wagma.core", "wagma.trace", "wagma.scenario", "wagma.results", "wagma.errors", "wagma.report"},
-    "wagma.workloads": {"wagma.core", "wagma.draws", "wagma.scenario", "wagma.errors", "wagma.workloads"},
+    "wagma.workloads": {"wagma.core", "wagma.algorithms", "wagma.draws", "wagma.scenario", "wagma.errors", "wagma.workloads"},
     "wagma.sim": {
         "wagma.core", "wagma.algorithms", "wagma.imbalance", "wagma.scenario", "wagma.trace", "wagma.errors",
         "wagma.workloads", "wagma.sim",

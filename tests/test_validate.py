@@ -77,7 +77,7 @@ def test_runs_are_held_against_each_other(kind: str) -> None:
     assert f": {kind} " in violation.message
     assert first.source in violation.message
     second.header.digests = "symbolic"  # digests of another kind say nothing about these
-    assert validate(first, second) == []
+    assert 8 not in {violation.promise for violation in validate(first, second)}
 
 
 def test_order_of_contributions_matters() -> None:

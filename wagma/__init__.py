@@ -17,6 +17,9 @@ from wagma.errors import (
     WagmaError,
 )
 
+# Not lazy: the first import of the module of this name would put the module in the function's place.
+from wagma.validate import validate
+
 if TYPE_CHECKING:
     from wagma.algorithms import register
     from wagma.api import simulate
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from wagma.scenario import Scenario
     from wagma.scenario import load as load_scenario
     from wagma.trace import Trace, load_trace
-    from wagma.validate import validate
 
 __version__ = "0.1.0"
 
@@ -41,7 +43,6 @@ _LAZY = {
     "load_trace": ("wagma.trace", "load_trace"),
     "register": ("wagma.algorithms", "register"),
     "simulate": ("wagma.api", "simulate"),
-    "validate": ("wagma.validate", "validate"),
 }
 
 __all__ = [

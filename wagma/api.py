@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, overload
 
-from wagma.algorithms import ALGORITHMS, Collectives, specification
+from wagma.algorithms import ALGORITHMS, specification
 from wagma.core.effects import Value
 from wagma.errors import InputError
 from wagma.results import Result, summarize
@@ -120,8 +120,6 @@ def _train(scenario: Scenario, algorithm: str, progress: Progress | None) -> Tra
 
     numerics = Replicas(workloads.replicas(scenario))
     trace = driver.simulate(scenario, algorithm, numerics, progress)
-    # Ranks that never communicate have no model in common; the mean of theirs would say nothing of any of them.
-    if scenario.ranks == 1 or specification(algorithm).collectives is not Collectives.NONE:
-        models = [numerics.publish(rank, Value.MODEL) for rank in range(scenario.ranks)]
-        trace.header.accuracy = float(workloads.evaluate(scenario, numerics.reduce(models, mean=True)))
+    models = [numerics.publish(rank, Value.MODEL) for rank in range(scenario.ranks)]
+    trace.header.accuracy = workloads.consolidated_accuracy(scenario, algorithm, models)
     return trace

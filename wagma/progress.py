@@ -23,6 +23,7 @@ class Progress:
         self._enabled = not quiet and self._stream.isatty()
         self._began = self._drawn = time.monotonic()
         self._shown = False
+        self._first: tuple[float, int] | None = None  # when the first part was done, and how many were by then
 
     def __enter__(self) -> Self:
         self._began = self._drawn = time.monotonic()
@@ -38,16 +39,20 @@ class Progress:
         if not self._enabled:
             return
         now = time.monotonic()
+        if self._first is None:
+            self._first = now, done
         if now - self._began < SHOW_AFTER_S or now - self._drawn < REDRAW_S:
             return
         self._drawn, self._shown = now, True
-        self._stream.write(f"\r{_line(self._label, done, total, now - self._began)}\033[K")
+        self._stream.write(f"\r{self._line(done, total, now)}\033[K")
         self._stream.flush()
 
-
-def _line(label: str, done: int, total: int, elapsed_s: float) -> str:
-    if done <= 0 or total <= 0:
-        return f"{label}: {elapsed_s:.0f} s so far"
-    left = max(0.0, elapsed_s * (total - done) / done)
-    clock = f"{left:.0f} s" if left < 100 else f"{left / 60:.0f} min"
-    return f"{label}: {100 * done / total:.0f} %, {clock} left"
+    def _line(self, done: int, total: int, now: float) -> str:
+        """Percentage and time left. What came before the first part (starting ranks) says nothing of the pace."""
+        assert self._first is not None
+        began, before = self._first
+        percentage = f"{self._label}: {100 * done / total:.0f} %"
+        if done <= before or now - began < REDRAW_S:
+            return percentage
+        left = (now - began) * (total - done) / (done - before)
+        return f"{percentage}, {left:.0f} s left" if left < 100 else f"{percentage}, {left / 60:.0f} min left"

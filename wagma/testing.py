@@ -112,7 +112,7 @@ def synthetic_trace(
         },
     }
     scenario = read(table, "synthetic")
-    header = Header("sim", "synthetic", algorithm, "model", "virtual", "content", as_table(scenario))
+    header = Header("sim", "synthetic", algorithm, "model", "adversarial", "content", as_table(scenario))
     trace = Trace(header, source=f"synthetic {ranks}/{group_size}/{sync_period} seed {seed}")
     _World(trace, merge_once, close_early, compute_ns).run()
     trace.sort()

@@ -9,84 +9,19 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 
-from wagma.algorithms import Collectives, specification
 from wagma.core.averaging import merge_rule
 from wagma.core.groups import Group
+from wagma.core.protocol import dimensions
+from wagma.core.symbols import reduced
+from wagma.evidence import PROMISES, Run, Violation
 from wagma.trace import Execution, Iteration, Trace
 
-_NAMES = (
-    "exactly once, in order", "agreement", "wholeness", "freshness", "bounded staleness", "consistency", "progress", "determinism",
-)  # fmt: skip
-PROMISES: dict[int, str] = dict(enumerate(_NAMES, 1))
 INITIAL = -1  # stamp of the initial model
 SHOWN = 3  # messages that a report gives per promise
 
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """A promise that a trace breaks. The message is one line: rank, version, what was seen and what was expected."""
-
-    promise: int
-    name: str
-    source: str
-    rank: int | None
-    version: int | None
-    message: str
-
-
-class Run:
-    """A trace, indexed for the checkers. Raises InputError if its header has no valid scenario or an unknown algorithm."""
-
-    def __init__(self, trace: Trace) -> None:
-        scenario = trace.scenario
-        self.trace = trace
-        self.schedule = trace.schedule
-        self.ranks = scenario.ranks
-        self.dtype = scenario.dtype
-        self.merge_once = scenario.settings_of(trace.header.algorithm).merge_once
-        self.communicates = specification(trace.header.algorithm).collectives is not Collectives.NONE
-        self.models = trace.header.value == "model"
-        self.digests = trace.header.digests != "off"
-        self.initial = {start.rank: start.initial_digest for start in trace.starts}
-        #: By rank, in causal order.
-        self.executions: defaultdict[int, list[Execution]] = defaultdict(list)
-        self.iterations: defaultdict[int, list[Iteration]] = defaultdict(list)
-        #: By rank and version, of duplicates the first.
-        self.execution: dict[tuple[int, int], Execution] = {}
-        self.iteration: dict[tuple[int, int], Iteration] = {}
-        #: Version -> group, as its members name it -> their executions.
-        self.groups: defaultdict[int, dict[Group, list[Execution]]] = defaultdict(dict)
-        #: By rank, the last version at which it arrived; it closed after that one.
-        self.last_arrival: defaultdict[int, int] = defaultdict(lambda: -1)
-        known = range(self.ranks)
-        self.strangers = sorted(({e.rank for e in trace.executions} | {a.rank for a in trace.iterations}) - set(known))
-        for a in sorted((a for a in trace.iterations if a.rank in known), key=lambda a: a.sequence):
-            self.iterations[a.rank].append(a)
-            self.iteration.setdefault((a.rank, a.iteration), a)
-            if a.fresh is not None:
-                self.last_arrival[a.rank] = max(self.last_arrival[a.rank], a.iteration)
-        for e in sorted((e for e in trace.executions if e.rank in known), key=lambda e: e.sequence):
-            self.executions[e.rank].append(e)
-            if self.execution.setdefault((e.rank, e.version), e) is e:
-                self.groups[e.version].setdefault(tuple(e.group), []).append(e)
-        #: The last version at which any rank arrived; -1: none.
-        self.last = max(self.last_arrival.values(), default=-1)
-
-    def joins(self, iteration: int) -> bool:
-        """Whether the iteration is a version of the run's collective."""
-        return self.communicates and self.schedule.next(iteration - 1) == iteration
-
-    def joined(self) -> Iterator[Iteration]:
-        """All iterations in which a rank arrived at a version."""
-        return (a for records in self.iterations.values() for a in records if a.fresh is not None)
-
-    def violation(self, promise: int, rank: int, version: int | None, text: str) -> Violation:
-        """A violation in this trace."""
-        message = f"rank {rank}{'' if version is None else f', version {version}'}: {text}"
-        return Violation(promise, PROMISES[promise], self.trace.source, rank, version, message)
+__all__ = ["PROMISES", "Run", "Violation", "report", "validate"]
 
 
 def validate(*traces: Trace) -> list[Violation]:
@@ -191,6 +126,18 @@ def check_agreement(run: Run) -> Iterator[Violation]:
                 if e.sum_digest != first.sum_digest:
                     text = f"sum {e.sum_digest}, expected {first.sum_digest} as at rank {first.rank} of the same group"
                     yield run.violation(2, e.rank, version, text)
+            yield from _check_symbolic_sum(run, version, group)
+
+
+def _check_symbolic_sum(run: Run, version: int, group: Group) -> Iterator[Violation]:
+    """A symbolic sum tells what went into it: no contribution may be missing, doubled, or another one than its rank says."""
+    members = [run.execution.get((rank, version)) for rank in group]
+    if run.trace.header.digests != "symbolic" or None in members:
+        return
+    expected = reduced([e.contribution_digest for e in members if e is not None], run.schedule.is_sync(version))
+    for e in members:
+        if e is not None and e.sum_digest != expected:
+            yield run.violation(2, e.rank, version, f"sum {e.sum_digest}, expected {expected} of its members' contributions")
 
 
 def _group_defect(run: Run, e: Execution, group: Group, home: dict[int, Group]) -> str | None:
@@ -333,6 +280,7 @@ def check_progress(run: Run) -> Iterator[Violation]:
             if a is not None and ready < a.arrival_ns and e.own_stamp == e.version:
                 text = f"waited for its own arrival at {a.arrival_ns} ns, expected a passive start at {ready} ns"
                 yield run.violation(7, e.rank, e.version, text)
+    yield from _check_activation_spread(run)
     for a in (a for records in run.iterations.values() for a in records):
         if a.return_ns < a.arrival_ns:
             text = f"returned at {a.return_ns} ns, expected not before its arrival at {a.arrival_ns} ns"
@@ -342,6 +290,21 @@ def check_progress(run: Run) -> Iterator[Violation]:
             text = f"returned at {a.return_ns} ns (sequence {a.sequence}), expected not before version {merged.version} was"
             text += f" complete at {merged.completed_ns} ns (sequence {merged.sequence})"
             yield run.violation(7, a.rank, a.iteration, text)
+
+
+def _check_activation_spread(run: Run) -> Iterator[Violation]:
+    """Where all ranks share a virtual clock: an activation reaches everyone within one hop per dimension of its tree."""
+    if run.trace.header.clock != "virtual":
+        return
+    limit = dimensions(run.ranks) * round(run.trace.scenario.network.activation_ns or 0)
+    for version, groups in run.groups.items():
+        activated = {e.rank: e.activated_ns for members in groups.values() for e in members}
+        first = min(activated.values())
+        for rank, at in activated.items():
+            # Later activations cover earlier versions, so the first rank to know of this one has told everybody at the latest.
+            if at > first + limit:
+                text = f"activated at {at} ns, expected at most {limit} ns after the first rank at {first} ns"
+                yield run.violation(7, rank, version, text)
 
 
 def _ready_without_arrival(run: Run, e: Execution) -> int | None:

@@ -128,8 +128,7 @@ class Demo:
         """Step 3: nothing of the predicted runs goes into the prediction."""
         self.say("3. The same by simulation, from compute times of a single rank and a ping-pong between two\n")
         single = self._trained.replace({"ranks": 1, "iterations": min(SINGLE_RANK_ITERATIONS, self._trained.iterations)})
-        with Progress("measuring messages", self._quiet):
-            network = json.loads(output_of(2, "wagma.real.measure", PING_PONG_LIMIT_S))
+        network = json.loads(output_of(2, "wagma.real.measure", PING_PONG_LIMIT_S))
         self._alone = self._launch(single, ["ideal"], "single")
         seconds = [record.computed_ns * 1e-9 for record in self._alone[0].iterations]
         scenario = prediction(self._trained, seconds, network)

@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from wagma.api import plan, select_algorithms
 from wagma.commands.options import (
@@ -84,12 +84,12 @@ def _on_this_rank(options: argparse.Namespace) -> int:
         runs = _agree(options, comm)
         if runs is None:
             return 2
-        results = _train(runs, options, comm, _progress(sender, len(runs), options.quiet))
+        with Progress("training", options.quiet or comm.rank != 0) as line:
+            results = _train(runs, options, comm, _progress(sender, len(runs), line))
         if comm.rank == 0:
             _write(options, runs, results)
     except BaseException as error:
         _abort(error, sender, comm, isinstance(error, MPI.Exception))
-        raise
     sender.send("ended")
     return 0
 
@@ -132,9 +132,8 @@ def _train(runs: Runs, options: argparse.Namespace, comm: Any, progress: Callabl
     return results
 
 
-def _progress(sender: Sender, runs: int, quiet: bool) -> Callable[[int, int], None]:
-    """A callback of (iterations done in all runs, iterations of one run): to the launcher, else to a terminal."""
-    local = Progress("training", quiet)
+def _progress(sender: Sender, runs: int, line: Progress) -> Callable[[int, int], None]:
+    """A callback of (iterations done in all runs, iterations of one run): to the launcher, else to this rank's own line."""
     next_report = 0.0
 
     def report(done: int, total: int) -> None:
@@ -143,7 +142,7 @@ def _progress(sender: Sender, runs: int, quiet: bool) -> Callable[[int, int], No
         if now >= next_report:
             next_report = now + REDRAW_S
             if not sender.send("progress", done=done, total=runs * total):
-                local(done, runs * total)
+                line(done, runs * total)
 
     return report
 
@@ -157,7 +156,7 @@ def _write(options: argparse.Namespace, runs: Runs, results: list[Result]) -> No
     sys.stdout.flush()
 
 
-def _abort(error: BaseException, sender: Sender, comm: Any, from_mpi: bool) -> None:
+def _abort(error: BaseException, sender: Sender, comm: Any, from_mpi: bool) -> NoReturn:
     """Say what happened here, then end the whole job: the other ranks may be waiting for this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     own = isinstance(error, WagmaError)
@@ -173,6 +172,7 @@ def _abort(error: BaseException, sender: Sender, comm: Any, from_mpi: bool) -> N
     sys.stderr.flush()
     time.sleep(SECONDARY_S if secondary else HEARD_S)
     comm.Abort(status)
+    os._exit(status)  # MPI may return before it ends the process: nothing more must be said
 
 
 def _one_number(text: str) -> int:

@@ -6,6 +6,7 @@ one write, short enough to be atomic.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -17,7 +18,7 @@ from typing import Any
 RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 
 PIPE_LIMIT = select.PIPE_BUF
-TEXT_LIMIT = PIPE_LIMIT // 4  # characters; escapes and the event's other keys need the rest
+TEXT_LIMIT = PIPE_LIMIT // 16  # characters: JSON may need 12 bytes for one
 
 
 class Sender:
@@ -37,9 +38,8 @@ class Sender:
         """Send one event; whether somebody will read it."""
         if self._file is None:
             return False
-        line = json.dumps({"event": event, "rank": self._rank, **values}) + "\n"
         try:
-            os.write(self._file, line.encode()[:PIPE_LIMIT])
+            os.write(self._file, _line({"event": event, "rank": self._rank, **values}))
         except OSError:
             self._file = None
             return False
@@ -53,12 +53,21 @@ class Sender:
         return heard
 
 
+def _line(event: dict[str, Any]) -> bytes:
+    """The event in one atomic write, with its longest text cut if it must be."""
+    while len(line := json.dumps(event).encode()) >= PIPE_LIMIT:
+        longest = max((key for key in event if isinstance(event[key], str)), key=lambda key: len(event[key]))
+        event[longest] = f"{event[longest][: len(event[longest]) // 2]}..."
+    return line + b"\n"
+
+
 def is_read(path: str) -> bool:
     """Whether a launcher still listens to the channel."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
-    except OSError:
-        return False
+    except OSError as error:
+        # ENXIO: nobody has it open to read; ENOENT: its folder is gone. Anything else (too many open files, say) tells nothing.
+        return error.errno not in (errno.ENXIO, errno.ENOENT)
     return True
 
 

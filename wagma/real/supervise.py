@@ -35,7 +35,12 @@ def main(arguments: list[str]) -> int:
 
 
 def _follow(channel: str, child: subprocess.Popen[bytes]) -> None:
-    """A thread: end the rank if the launcher, killed, cannot do so any more."""
+    """A thread: end the rank if the launcher, killed, cannot do so any more.
+
+    A channel that was never there to be read says nothing: the launcher may be on another host.
+    """
+    if not is_read(channel):
+        return
     while is_read(channel):
         time.sleep(CHECK_S)
     child.kill()

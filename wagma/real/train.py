@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from wagma.algorithms import specification
-from wagma.core.averaging import mean
 from wagma.core.effects import Value
 from wagma.errors import InputError
 from wagma.imbalance import Times
@@ -16,7 +15,7 @@ from wagma.real.optimizer import DistributedOptimizer, distribute
 from wagma.real.recorder import assemble
 from wagma.scenario import Scenario
 from wagma.trace import Trace
-from wagma.workloads import replicas
+from wagma.workloads import consolidated_accuracy, replicas
 from wagma.workloads.replica import Replica
 
 Progress = Callable[[int, int], None]
@@ -51,7 +50,7 @@ def train(scenario: Scenario, algorithm: str, comm: Any, progress: Progress | No
     if notes is None or models is None:
         return None
     trace = assemble(scenario, algorithm, specification(algorithm).value, notes)
-    trace.header.accuracy = replica.accuracy(mean(models))
+    trace.header.accuracy = consolidated_accuracy(scenario, algorithm, models)
     trace.wall_s = time.perf_counter() - wall
     return trace
 

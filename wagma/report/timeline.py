@@ -260,7 +260,7 @@ def _common(span: Span, others: Sequence[Span]) -> list[Span]:
     begin, end = span
     found = []
     for left, right in others[max(0, bisect_right(others, begin, key=lambda other: other[0]) - 1) :]:
-        if left > end:
+        if left > end or (left == end and end > begin):
             break
         if right > begin or (right == begin == end):
             found.append((max(begin, left), min(end, right)))

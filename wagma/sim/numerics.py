@@ -8,13 +8,13 @@ for speed. `Replicas` trains for real, in virtual time: the same code on the sam
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Protocol
 
 from wagma.core.averaging import mean as mean_of
 from wagma.core.averaging import merge
 from wagma.core.digest import digest
 from wagma.core.effects import Value
+from wagma.core.symbols import INITIAL, merged, reduced, symbol
 from wagma.core.trees import tree_sum
 
 if TYPE_CHECKING:
@@ -81,16 +81,16 @@ class Symbols:
     kind = "symbolic"
 
     def __init__(self, ranks: int) -> None:
-        self._values = {Value.MODEL: ["initial"] * ranks, Value.GRADIENT: ["none"] * ranks}
+        self._values = {Value.MODEL: [INITIAL] * ranks, Value.GRADIENT: ["none"] * ranks}
 
     def compute_gradient(self, rank: int, iteration: int) -> None:
         """A gradient depends on the model, the rank's data and the iteration."""
-        self._values[Value.GRADIENT][rank] = _symbol("gradient", self._values[Value.MODEL][rank], rank, iteration)
+        self._values[Value.GRADIENT][rank] = symbol("gradient", self._values[Value.MODEL][rank], rank, iteration)
 
     def apply_update(self, rank: int, iteration: int) -> None:
         """A model depends on the model before and the gradient."""
         model = self._values[Value.MODEL]
-        model[rank] = _symbol("update", model[rank], self._values[Value.GRADIENT][rank])
+        model[rank] = symbol("update", model[rank], self._values[Value.GRADIENT][rank])
 
     def publish(self, rank: int, value: Value) -> str:
         """The symbol itself."""
@@ -104,11 +104,11 @@ class Symbols:
         """A merge depends on the sum, the weights and, if it has weight, the own model."""
         model = self._values[Value.MODEL]
         if total is not None:
-            model[rank] = _symbol("merge", total, model[rank] if own_weight else "", own_weight, divisor)
+            model[rank] = merged(total, model[rank], own_weight, divisor)
 
     def reduce(self, contributions: Sequence[str], mean: bool) -> str:
         """A sum depends on its contributions in order."""
-        return _symbol("mean" if mean else "sum", *contributions)
+        return reduced(contributions, mean)
 
     def digest(self, published: str) -> str:
         """The symbol itself."""
@@ -151,7 +151,3 @@ class Replicas:
     def digest(self, published: Any) -> str:
         """Digest of the bytes."""
         return digest(published)
-
-
-def _symbol(*parts: object) -> str:
-    return blake2b("|".join(map(str, parts)).encode(), digest_size=8).hexdigest()

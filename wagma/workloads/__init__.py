@@ -5,18 +5,21 @@ Needs the extra `wagma[torch]` (torch and scikit-learn); importing this package 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from wagma.algorithms import Collectives, specification
+from wagma.core.averaging import mean
 from wagma.errors import MissingDependencyError
 from wagma.scenario import Scenario
 
 if TYPE_CHECKING:
     from wagma.workloads.replica import Replica
 
-__all__ = ["evaluate", "replicas", "require"]
+__all__ = ["consolidated_accuracy", "replicas", "require"]
 
 
 def require() -> None:
@@ -42,7 +45,11 @@ def replicas(scenario: Scenario, ranks: range | None = None) -> list[Replica]:
     return [Replica(workload, scenario, rank) for rank in (range(scenario.ranks) if ranks is None else ranks)]
 
 
-def evaluate(scenario: Scenario, model: npt.NDArray[Any]) -> float:
-    """Accuracy, from 0 to 1, of a flat model on the held-out data."""
-    replica = replicas(scenario, range(1))[0]
-    return replica.accuracy(model)
+def consolidated_accuracy(scenario: Scenario, algorithm: str, models: Sequence[npt.NDArray[Any]]) -> float | None:
+    """Accuracy, from 0 to 1 on the held-out data, of the mean of all ranks' flat models.
+
+    None for ranks that never communicate: they have no model in common, and the mean of theirs says nothing of any of them.
+    """
+    if len(models) > 1 and specification(algorithm).collectives is Collectives.NONE:
+        return None
+    return replicas(scenario, range(1))[0].accuracy(mean(models))

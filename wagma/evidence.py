@@ -1,0 +1,80 @@
+"""What the checkers of `wagma.validate` stand on: the promises by number, a violation, and a trace indexed for them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from wagma.algorithms import Collectives, specification
+from wagma.core.groups import Group
+from wagma.trace import Execution, Iteration, Trace
+
+_NAMES = (
+    "exactly once, in order", "agreement", "wholeness", "freshness", "bounded staleness", "consistency", "progress", "determinism",
+)  # fmt: skip
+PROMISES: dict[int, str] = dict(enumerate(_NAMES, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A promise that a trace breaks. The message is one line: rank, version, what was seen and what was expected."""
+
+    promise: int
+    name: str
+    source: str
+    rank: int | None
+    version: int | None
+    message: str
+
+
+class Run:
+    """A trace, indexed for the checkers. Raises InputError if its header has no valid scenario or an unknown algorithm."""
+
+    def __init__(self, trace: Trace) -> None:
+        scenario = trace.scenario
+        self.trace = trace
+        self.schedule = trace.schedule
+        self.ranks = scenario.ranks
+        self.dtype = scenario.dtype
+        self.merge_once = scenario.settings_of(trace.header.algorithm).merge_once
+        self.communicates = specification(trace.header.algorithm).collectives is not Collectives.NONE
+        self.models = trace.header.value == "model"
+        self.digests = trace.header.digests != "off"
+        self.initial = {start.rank: start.initial_digest for start in trace.starts}
+        #: By rank, in causal order.
+        self.executions: defaultdict[int, list[Execution]] = defaultdict(list)
+        self.iterations: defaultdict[int, list[Iteration]] = defaultdict(list)
+        #: By rank and version, of duplicates the first.
+        self.execution: dict[tuple[int, int], Execution] = {}
+        self.iteration: dict[tuple[int, int], Iteration] = {}
+        #: Version -> group, as its members name it -> their executions.
+        self.groups: defaultdict[int, dict[Group, list[Execution]]] = defaultdict(dict)
+        #: By rank, the last version at which it arrived; it closed after that one.
+        self.last_arrival: defaultdict[int, int] = defaultdict(lambda: -1)
+        known = range(self.ranks)
+        self.strangers = sorted(({e.rank for e in trace.executions} | {a.rank for a in trace.iterations}) - set(known))
+        for a in sorted((a for a in trace.iterations if a.rank in known), key=lambda a: a.sequence):
+            self.iterations[a.rank].append(a)
+            self.iteration.setdefault((a.rank, a.iteration), a)
+            if a.fresh is not None:
+                self.last_arrival[a.rank] = max(self.last_arrival[a.rank], a.iteration)
+        for e in sorted((e for e in trace.executions if e.rank in known), key=lambda e: e.sequence):
+            self.executions[e.rank].append(e)
+            if self.execution.setdefault((e.rank, e.version), e) is e:
+                self.groups[e.version].setdefault(tuple(e.group), []).append(e)
+        #: The last version at which any rank arrived; -1: none.
+        self.last = max(self.last_arrival.values(), default=-1)
+
+    def joins(self, iteration: int) -> bool:
+        """Whether the iteration is a version of the run's collective."""
+        return self.communicates and self.schedule.next(iteration - 1) == iteration
+
+    def joined(self) -> Iterator[Iteration]:
+        """All iterations in which a rank arrived at a version."""
+        return (a for records in self.iterations.values() for a in records if a.fresh is not None)
+
+    def violation(self, promise: int, rank: int, version: int | None, text: str) -> Violation:
+        """A violation in this trace."""
+        message = f"rank {rank}{'' if version is None else f', version {version}'}: {text}"
+        return Violation(promise, PROMISES[promise], self.trace.source, rank, version, message)
