@@ -1,9 +1,5 @@
-// Ranks as MPI processes, over any communicator: reduce-scatter and allgather by direct messages between the members, so that
-// any group length works. Part of the module _native_mpi, never of the kernel.
-//
-// Matching. Two members exchange one message (or a fixed series of them) per version, phase and direction, and both execute the
-// versions they share in the same order, so MPI's order of messages between two ranks is enough; the tag carries version and
-// phase so that a defect becomes a visible mismatch rather than a wrong sum. A fast member may be versions ahead in other groups.
+// Ranks as MPI processes, over any communicator: activations, failures, the end, and sleeping; exchange_mpi.hpp moves and reduces.
+// Part of the module _native_mpi, never of the kernel.
 #pragma once
 
 #include <mpi.h>
@@ -14,15 +10,14 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "wagma/exchange_mpi.hpp"
 #include "wagma/transport.hpp"
 
 namespace wagma {
-
-// Longer slices travel as several messages: MPI counts are int, and some providers copy very long messages badly.
-inline constexpr std::size_t kLongestMessage = std::size_t{1} << 30;
 
 class MpiTransport final : public Transport {
  public:
@@ -37,9 +32,9 @@ class MpiTransport final : public Transport {
   int world_size() const override { return world_size_; }
   void send_activation(int to, Activation activation) override;
   std::optional<Activation> poll_activation() override;
-  void begin(const Execution& execution) override;
-  Progress progress() override;
-  std::vector<int> missing() override;
+  void begin(const Execution& execution) override { exchange_->begin(execution); }
+  Progress progress() override { return exchange_->progress(); }
+  std::vector<int> missing() override { return exchange_->missing(); }
   void announce_close(Version last_arrived) override;
   std::optional<Version> poll_all_closed() override;
   bool drain() override;
@@ -58,22 +53,11 @@ class MpiTransport final : public Transport {
     std::array<std::int64_t, 2> payload;
     MPI_Request request;
   };
-  struct Transfer {  // a set of messages; requests[i] is with rank peers[i]
-    std::vector<MPI_Request> requests;
-    std::vector<int> peers;
-    std::size_t open = 0;  // not yet complete
-  };
-  enum class Stage { idle, gathering, spreading };
 
   MpiTransport(MPI_Comm parent, Clock::time_point deadline, std::size_t longest_message);
   ~MpiTransport() override = default;
 
-  void check(int code, const char* call) const;
   MPI_Comm duplicate(MPI_Comm parent, Clock::time_point deadline) const;
-  void post_send(Transfer& transfer, const std::byte* data, std::size_t bytes, int to, int tag);
-  void post_receive(Transfer& transfer, std::byte* data, std::size_t bytes, int from, int tag);
-  void test(Transfer& transfer);
-  void reduce();
   void take_messages();
   void forget_sent();
   void stop_listening();
@@ -81,7 +65,6 @@ class MpiTransport final : public Transport {
 
   int rank_ = 0;
   int world_size_ = 0;
-  const std::size_t longest_message_;
   MPI_Comm control_ = MPI_COMM_NULL;  // activations, failures, the end
   MPI_Comm data_ = MPI_COMM_NULL;
 
@@ -101,16 +84,7 @@ class MpiTransport final : public Transport {
   MPI_Request closing_ = MPI_REQUEST_NULL, leaving_ = MPI_REQUEST_NULL;
   bool all_closed_ = false, leaving_posted_ = false, left_ = false;
 
-  // The execution under way.
-  Execution execution_;
-  Stage stage_ = Stage::idle;
-  bool summed_ = false;
-  Slice own_{};
-  // begun_in_: an empty message from each member that has begun. It tells a late member, for whom one sleeps and whom errors
-  // name, from data that is moving.
-  Transfer begun_in_, contributions_in_, results_in_, out_;
-  std::vector<std::byte> scratch_;  // the others' contributions to the own slice, one after the other
-  std::vector<int> completed_;      // for MPI_Testsome
+  std::optional<MpiExchange> exchange_;  // from the constructor's end on
 
   // Sleeping. `mutex_` protects `woken_`: without it a wake between the last look and the sleep would be lost for a nap.
   std::mutex mutex_;
