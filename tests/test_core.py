@@ -146,3 +146,8 @@ def test_digest_is_stable() -> None:
     assert digest(np.zeros(0)) == "0000000000000000"
     assert digest(np.arange(5, dtype=np.uint8)) == "011ae0e506a03a2f"
     assert digest(np.arange(1000, dtype=np.float64)) == "2cb73fcf1ba5508d"
+
+
+def test_syncs_alone_are_never_stale() -> None:
+    schedule = Schedule(4, 1, 10, grouped=False)
+    assert schedule.worst_staleness == 0 == schedule.staleness_bound(schedule.first)

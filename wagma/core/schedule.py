@@ -65,5 +65,7 @@ class Schedule:
 
     @property
     def worst_staleness(self) -> int | None:
-        """The bound over all versions, sync_period - 1; None where nothing bounds it."""
+        """The bound over all versions: sync_period - 1, 0 where there are syncs only; None where nothing bounds it."""
+        if not self.grouped:
+            return 0
         return None if self.sync_period == NEVER else self.sync_period - 1
