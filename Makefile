@@ -1,6 +1,7 @@
 # `make help` lists the targets. All of them set up .venv first; nothing is installed elsewhere.
 PYTHON ?= python3
 BIN := .venv/bin
+WAIT := $(BIN)/python tools/progress.py
 NATIVE_TEST_TIMEOUT_S ?= 300
 TEST_PHASES := setup lint test-native test-python
 
@@ -39,7 +40,7 @@ test-long: setup lint test-native ## the same and the long tests
 lint: setup ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(WAIT) "checking types" $(BIN)/mypy
 
 # Three builds of the same tests. Where the kernel randomizes addresses more than an older
 # ThreadSanitizer can take, setarch -R switches that off.
@@ -50,11 +51,11 @@ test-native: setup ## the kernel's own tests, also under sanitizers
 	for build in tests: tsan:thread asan:address,undefined; do \
 	  folder=build/native-$${build%%:*}; \
 	  mkdir -p $$folder; \
-	  $(BIN)/cmake -S native -B $$folder -G Ninja \
+	  $(WAIT) "configuring $$folder" $(BIN)/cmake -S native -B $$folder -G Ninja \
 	    -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCMAKE_BUILD_TYPE=Release \
 	    -DWAGMA_BUILD_PYTHON=OFF -DWAGMA_DEVELOPER=ON -DWAGMA_SANITIZE=$${build#*:} \
 	    >$$folder/configure.log 2>&1 || { cat $$folder/configure.log; exit 1; }; \
-	  $(BIN)/cmake --build $$folder -- --quiet && \
+	  $(WAIT) "building $$folder" $(BIN)/cmake --build $$folder -- --quiet && \
 	  $$fixed $(BIN)/ctest --test-dir $$folder --output-on-failure --no-tests=error \
 	    --timeout $(NATIVE_TEST_TIMEOUT_S) --parallel 2 || exit 1; \
 	done

@@ -22,10 +22,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from progress import progress_line
 
 MINIMUM_PYTHON = (3, 11)
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,7 +35,6 @@ BUILD = ROOT / "build"
 STAMP = VENV / "wagma-setup.json"
 LOG = BUILD / "setup.log"
 EXTRAS = ("torch", "plot", "mpi", "dev")
-PROGRESS_AFTER_S = 2.0
 CUDA_PREFIXES = ("nvidia-", "cuda-", "triton")
 TORCH_DOWNLOAD = re.compile(r"Downloading \S*?torch-([^-\s]+)-\S+\.whl \(")
 
@@ -49,27 +49,6 @@ class SetupError(Exception):
 def say(message: str) -> None:
     """One line for the user."""
     print(f"setup: {message}", flush=True)
-
-
-@contextmanager
-def progress_line(what: str) -> Iterator[Any]:
-    """Yields a function to call regularly; shows the elapsed time if stderr is a terminal."""
-    start = time.monotonic()
-    shown = False
-
-    def tick() -> None:
-        nonlocal shown
-        elapsed = time.monotonic() - start
-        if sys.stderr.isatty() and elapsed > PROGRESS_AFTER_S:
-            shown = True
-            sign = "|/-\\"[int(elapsed * 4) % 4]
-            print(f"\r  {sign} {what} {elapsed:.0f} s ", end="", file=sys.stderr, flush=True)
-
-    try:
-        yield tick
-    finally:
-        if shown:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def environment() -> dict[str, str]:
