@@ -28,7 +28,12 @@ def bits(seed: int, purpose: str, ranks: npt.ArrayLike, iteration: int) -> npt.N
 
 def uniform(seed: int, purpose: str, ranks: npt.ArrayLike, iteration: int) -> npt.NDArray[Any]:
     """Uniform draws in the open interval (0, 1), so that every inverse CDF is finite; float64, shape of `ranks`."""
-    return ((bits(seed, purpose, ranks, iteration) >> _U64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return open_interval(bits(seed, purpose, ranks, iteration))
+
+
+def open_interval(words: npt.NDArray[np.uint64]) -> npt.NDArray[Any]:
+    """Words mapped to (0, 1) by their upper 53 bits; the largest ones would round up to 1."""
+    return np.minimum(((words >> _U64(11)).astype(np.float64) + 0.5) * 2.0**-53, 1 - 2.0**-53)
 
 
 def seed_for(seed: int, purpose: str, rank: int) -> int:

@@ -1,12 +1,11 @@
-"""How long a rank computes, and how much longer when it straggles: the same draws in the simulator and in a real run.
+"""How much longer a rank takes when it straggles: the same delays in the simulator and in a real run.
 
-Compute times are the scenario's `[compute]`; injected delays are its `[[imbalance]]` sections, which add up. Both are pure
-functions of (seed, rank, iteration).
+Injected delays are a scenario's `[[imbalance]]` sections, which add up. They are pure functions of (seed, rank, iteration), as the
+compute times (wagma/compute.py) that they come on top of.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,15 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wagma.compute import LONGEST_S, Compute, Draw, Ranks, Seconds
 from wagma.draws import uniform
-from wagma.errors import InputError
 from wagma.sections import Section
 
-COMPUTE_KINDS = ("constant", "scipy", "samples")
-IMBALANCE_KINDS = ("independent", "exactly")
 NANOSECONDS = 1e9
 
-Seconds = npt.NDArray[np.float64]
+#: A burst costs as many draws per rank and iteration as it is long; what lasts longer is a fixed slow rank.
+LONGEST_BURST = 10_000
+
 Nanoseconds = npt.NDArray[np.int64]
 
 
@@ -33,59 +32,21 @@ def to_nanoseconds(seconds: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Compute:
-    """Seconds a rank computes per iteration, as an inverse CDF of one uniform draw."""
-
-    kind: str
-    inverse_cdf: Callable[[Seconds], Seconds]
-
-
-@dataclass(frozen=True, slots=True)
 class Imbalance:
-    """Delays of `delay_s` seconds for the ranks that `kind` picks in each iteration.
-
-    independent: each rank by itself with `probability` (FACTS of the authors' program: two draws of one rank in P, so
-    1 - (1 - 1/P)^2). exactly: `count` distinct ranks (the paper's prose: two).
-    """
+    """Delays of `delay_s` seconds times what `share` says for each rank: 0 or 1, or for linear skew a number in between."""
 
     kind: str
     delay_s: float
-    probability: float = 0.0
-    count: int = 0
-
-
-def read_compute(section: Section) -> Compute:
-    """`[compute]`: constant (seconds), scipy (distribution, and its parameters in seconds), or samples (seconds = [...])."""
-    kind = section.choice("kind", COMPUTE_KINDS)
-    if kind == "constant":
-        seconds = section.number("seconds", positive=True)
-        compute = Compute(kind, lambda u: np.full(u.shape, seconds))
-    elif kind == "samples":
-        samples = section.take("seconds")
-        if not isinstance(samples, list) or not samples or not all(_positive(s) for s in samples):
-            section.fail("seconds", samples, "must be a non-empty array of finite numbers greater than 0")
-        ordered = np.sort(np.array(samples, float))
-        compute = Compute(kind, lambda u: ordered[(u * ordered.size).astype(int)])
-    else:
-        compute = Compute(kind, _distribution(section))
-    section.finish()
-    return compute
+    share: Draw
 
 
 def read_imbalance(section: Section, ranks: int) -> Imbalance:
-    """One `[[imbalance]]`: independent (probability, or draws: 1 - (1 - 1/P)^draws) or exactly (count of ranks)."""
+    """One `[[imbalance]]`; docs/scenarios.md has the keys of each kind."""
     kind = section.choice("kind", IMBALANCE_KINDS)
-    delay_s = section.number("delay_s")
-    if kind == "exactly":
-        imbalance = Imbalance(kind, delay_s, count=min(section.integer("count", 0), ranks))
-    else:
-        draws = section.integer("draws", 1, default=None) if "draws" in section.names() else 0
-        if draws and "probability" in section.names():
-            section.fail("probability", section.take("probability"), "give either probability or draws")
-        probability = 1 - (1 - 1 / ranks) ** draws if draws else section.number("probability", 0.0, 1.0)
-        imbalance = Imbalance(kind, delay_s, probability=probability)
+    delay_s = section.number("delay_s", 0.0, LONGEST_S)
+    share = _SHARES[kind](section, ranks)
     section.finish()
-    return imbalance
+    return Imbalance(kind, delay_s, share)
 
 
 class Times:
@@ -101,46 +62,88 @@ class Times:
         self.delay_ns = lru_cache(maxsize=128)(self._draw_delay)
 
     def _draw_compute(self, iteration: int) -> Nanoseconds:
-        u = uniform(self._seed, "compute", self._ranks, iteration)
-        times: Nanoseconds = to_nanoseconds(self._compute.inverse_cdf(u))
+        times: Nanoseconds = to_nanoseconds(self._compute.draw(self._seed, "compute", self._ranks, iteration))
         return times
 
     def _draw_delay(self, iteration: int) -> Nanoseconds:
         total = np.zeros(self._ranks.shape)
         for number, imbalance in enumerate(self._imbalance):
-            u = uniform(self._seed, f"imbalance.{number}", self._ranks, iteration)
-            if imbalance.kind == "independent":
-                delayed = u < imbalance.probability
-            else:
-                delayed = np.zeros(u.shape, bool)
-                delayed[np.argsort(u, kind="stable")[: imbalance.count]] = True
-            total += imbalance.delay_s * delayed
+            total += imbalance.delay_s * imbalance.share(self._seed, f"imbalance.{number}", self._ranks, iteration)
         delays: Nanoseconds = to_nanoseconds(total)
         return delays
 
 
-def _positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+def _independent(section: Section, world_size: int) -> Draw:
+    """Each rank by itself with `probability`, or as in the authors' program: `draws` draws of one rank in P, 1 - (1 - 1/P)^draws."""
+    draws = section.integer("draws", 1, default=None) if "draws" in section.names() else 0
+    if draws and "probability" in section.names():
+        section.fail("probability", section.take("probability"), "give either probability or draws")
+    probability = 1 - (1 - 1 / world_size) ** draws if draws else section.number("probability", 0.0, 1.0)
+    return lambda seed, purpose, ranks, iteration: (uniform(seed, purpose, ranks, iteration) < probability).astype(float)
 
 
-def _distribution(section: Section) -> Callable[[Seconds], Seconds]:
-    """A scipy.stats distribution by name with its shape parameters, loc and scale; it must not be negative and have a mean."""
-    from scipy import stats  # here and not above: scipy.stats takes a second to import, most scenarios do without
+def _exactly(section: Section, _world_size: int) -> Draw:
+    """`count` distinct ranks (the paper's prose: two), others in each iteration."""
+    count = section.integer("count", 0)
+    return lambda seed, purpose, ranks, iteration: (_places(seed, purpose, ranks, iteration) < count).astype(float)
 
-    name = section.string("distribution")
-    distribution = getattr(stats, name, None)
-    if not isinstance(distribution, stats.rv_continuous):
-        section.fail("distribution", name, "must be the name of a continuous distribution in scipy.stats")
-    shapes = distribution.shapes.replace(" ", "").split(",") if distribution.shapes else []
-    parameters = {key: section.number(key, -math.inf) for key in shapes}
-    parameters |= {
-        "loc": section.number("loc", -math.inf, default=0.0),
-        "scale": section.number("scale", positive=True, default=1.0),
-    }
-    frozen = distribution(**parameters)
-    low, mean = frozen.support()[0], frozen.mean()
-    if not math.isfinite(mean):
-        raise InputError(f"{section.source}: {section.name}: {name} with {parameters} has no finite mean")
-    if not low >= 0:
-        raise InputError(f"{section.source}: {section.name}: {name} with {parameters} can be negative (from {low:g}); set loc")
-    return lambda u: np.asarray(frozen.ppf(u), float)
+
+def _linear(section: Section, world_size: int) -> Draw:
+    """Skew over the ranks: r / (P - 1) of the delay. shuffled: dealt out anew in each iteration."""
+    shuffled = section.boolean("shuffled", False)
+    last = max(world_size - 1, 1)  # a single rank is the one without delay
+
+    def share(seed: int, purpose: str, ranks: Ranks, iteration: int) -> Seconds:
+        return (_places(seed, purpose, ranks, iteration) if shuffled else ranks) / last
+
+    return share
+
+
+def _fixed(section: Section, world_size: int) -> Draw:
+    """The given ranks, or `count` of them drawn once from the seed, in every iteration."""
+    if "ranks" not in section.names():
+        count = section.integer("count", 0)
+        return lambda seed, purpose, ranks, _iteration: (_places(seed, purpose, ranks, 0) < count).astype(float)
+    if "count" in section.names():
+        section.fail("count", section.take("count"), "give either ranks or count")
+    slow = section.take("ranks")
+    whole = isinstance(slow, list) and all(isinstance(r, int) and not isinstance(r, bool) and 0 <= r < world_size for r in slow)
+    if not whole or len(set(slow)) < len(slow):
+        section.fail("ranks", slow, f"must be an array of different whole numbers from 0 to {world_size - 1}, the last rank")
+    return lambda _seed, _purpose, ranks, _iteration: np.isin(ranks, slow).astype(float)
+
+
+def _burst(section: Section, _world_size: int) -> Draw:
+    """A rank that is hit, with `probability` in an iteration, stays delayed for `length` iterations; longer if hit again meanwhile.
+
+    So a rank is delayed in an iteration with probability 1 - (1 - probability)^length. That holds from the first iteration on: hits
+    before the run count, as if it had begun long ago.
+    """
+    probability = section.number("probability", 0.0, 1.0)
+    length = section.integer("length", 1, LONGEST_BURST)
+
+    def share(seed: int, purpose: str, ranks: Ranks, iteration: int) -> Seconds:
+        delayed = np.zeros(ranks.shape, bool)
+        for hit in range(iteration - length + 1, iteration + 1):
+            delayed |= uniform(seed, purpose, ranks, hit) < probability
+        return delayed.astype(float)
+
+    return share
+
+
+def _places(seed: int, purpose: str, ranks: Ranks, iteration: int) -> Ranks:
+    """A random permutation of 0..P-1: each rank's place in the order of the ranks' draws."""
+    order = np.argsort(uniform(seed, purpose, ranks, iteration), kind="stable")
+    places = np.empty_like(order)
+    places[order] = np.arange(order.size)
+    return places
+
+
+_SHARES: dict[str, Callable[[Section, int], Draw]] = {
+    "independent": _independent,
+    "exactly": _exactly,
+    "linear": _linear,
+    "fixed": _fixed,
+    "burst": _burst,
+}
+IMBALANCE_KINDS = tuple(_SHARES)

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from wagma.algorithms import ALGORITHMS, specification
+from wagma.compute import COMPUTE_KINDS, Compute, read_compute
 from wagma.core.groups import sqrt_group_size
 from wagma.core.schedule import NEVER, Schedule
 from wagma.errors import InputError
-from wagma.imbalance import COMPUTE_KINDS, IMBALANCE_KINDS, Compute, Imbalance, read_compute, read_imbalance
+from wagma.imbalance import IMBALANCE_KINDS, Imbalance, read_imbalance
 from wagma.sections import Section
 
 DTYPES = {"float32": 4, "float64": 8}
@@ -218,8 +219,10 @@ def _training(section: Section) -> Training:
 
 
 def as_table(scenario: Scenario) -> dict[str, Any]:
-    """The scenario as plain data, for the header of a trace; `read` understands it."""
+    """The scenario as plain data, for the header of a trace; `read` understands it, wherever it is and whatever else is there."""
     table: dict[str, Any] = _deep_copy(scenario.table)
+    if scenario.compute.measured is not None:
+        table["compute"] = {"kind": scenario.compute.kind, "seconds": scenario.compute.measured.tolist()}
     return table
 
 

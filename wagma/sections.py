@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -73,7 +74,8 @@ class Section:
     ) -> float:
         """A finite number in [minimum, maximum]; `positive` excludes 0."""
         value = self.take(key, default)
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        # Neither nan nor infinite, nor a whole number that no float can hold.
+        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
         if not number or not minimum <= value <= maximum or (positive and value <= 0):
             lower = "greater than 0" if positive else f"at least {minimum:g}"
             upper = "" if math.isinf(maximum) else f" and at most {maximum:g}"
