@@ -104,7 +104,9 @@ def verdicts(text: str) -> dict[int, str]:
 def test_report_of_a_good_run() -> None:
     trace = base()
     text = report([trace], [])
-    assert text.startswith(f"{trace.source}: wagma_sgd in sim (synthetic), 175 executions, 175 iterations, 7 ranks\n")
+    assert text.startswith(
+        f"{trace.source}: wagma_sgd in sim (synthetic), 175 executions, 175 of 175 iterations of 7 of 7 ranks\n"
+    )
     assert verdicts(text) == dict.fromkeys(PROMISES, "held")
 
 

@@ -71,7 +71,12 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'wagma' has no attribute {name!r}")
     module, attribute = _LAZY[name]
-    value = getattr(import_module(module), attribute)
+    try:
+        value = getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "wagma":
+            raise
+        raise MissingDependencyError(f"wagma.{name} needs {error.name}, which is not installed (docs/install.md)") from error
     globals()[name] = value
     return value
 

@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parser().parse_args(arguments)
         options.argv = arguments
         status = int(options.run(options))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the caller
+            sys.stdout.flush()
     except (InputError, MissingDependencyError) as error:
         return _complain(error, EXIT_BAD_INPUT)
     except WagmaError as error:
@@ -69,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read the output has seen enough. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
+    except OSError as error:  # a full disk below standard output; files that options name are checked where they are written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _complain(WagmaError(f"standard output: cannot be written: {error.strerror}"), EXIT_FAILED)
     return status
 
 

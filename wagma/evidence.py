@@ -57,7 +57,8 @@ class Run:
         for a in sorted((a for a in trace.iterations if a.rank in known), key=lambda a: a.sequence):
             self.iterations[a.rank].append(a)
             self.iteration.setdefault((a.rank, a.iteration), a)
-            if a.fresh is not None:
+            # One beyond the scenario's end is a defect that promise 1 reports, and no number to count up to.
+            if a.fresh is not None and a.iteration < scenario.iterations:
                 self.last_arrival[a.rank] = max(self.last_arrival[a.rank], a.iteration)
         for e in sorted((e for e in trace.executions if e.rank in known), key=lambda e: e.sequence):
             self.executions[e.rank].append(e)

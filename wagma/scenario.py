@@ -103,10 +103,7 @@ class Scenario:
 
     def replace(self, changes: Mapping[str, Any]) -> Scenario:
         """This scenario with dotted keys set, checked again: replace({"network.latency_ns": 500})."""
-        table = _deep_copy(self.table)
-        for key, value in changes.items():
-            _set(table, key, value, self.source)
-        return read(table, self.source)
+        return read(changed(self.table, changes, self.source), self.source)
 
 
 def resolve_group_size(group_size: int | str, ranks: int, where: str) -> int:
@@ -138,23 +135,34 @@ def packaged() -> dict[str, Path]:
 
 def load(scenario: str | Path, changes: Mapping[str, Any] | None = None) -> Scenario:
     """Read a scenario file, or a packaged scenario by name, with dotted keys set. Raises InputError, one line, for bad input."""
+    table, source = load_table(scenario)
+    return read(changed(table, changes or {}, source), source)
+
+
+def load_table(scenario: str | Path) -> tuple[dict[str, Any], str]:
+    """A scenario as TOML has it, not checked yet, and what messages call it. Raises InputError if it cannot be read."""
     known = packaged()
-    path = known.get(str(scenario), Path(scenario))
+    name = str(scenario)
+    path = known.get(name, Path(scenario))
     if not path.is_file():
-        raise InputError(f"scenario {str(scenario)!r}: neither a file nor a packaged scenario; packaged: {', '.join(known)}")
+        raise InputError(f"scenario {name!r}: neither a file nor a packaged scenario; packaged: {', '.join(known)}")
     try:
-        text = path.read_bytes().decode()
+        table = tomllib.loads(path.read_bytes().decode())
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
-    try:
-        table = tomllib.loads(text)
+        raise InputError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: not valid TOML: {error}") from error
+        raise InputError(f"{name}: not valid TOML: {error}") from error
     if not table:
-        raise InputError(f"{path}: empty; a scenario needs at least name, ranks, iterations, model, work and compute")
-    for key, value in (changes or {}).items():
-        _set(table, key, value, str(path))
-    return read(table, str(path))
+        raise InputError(f"{name}: empty; a scenario needs at least name, ranks, iterations, model, work and compute")
+    return table, name
+
+
+def changed(table: Mapping[str, Any], changes: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """A copy of a table with dotted keys set; an index reaches into an array of tables: "imbalance.0.delay_s"."""
+    copy: dict[str, Any] = _deep_copy(table)
+    for key, value in changes.items():
+        _set(copy, key, value, source)
+    return copy
 
 
 def read(table: Mapping[str, Any], source: str) -> Scenario:
@@ -235,18 +243,21 @@ def _deep_copy(value: Any) -> Any:
 
 
 def _set(table: dict[str, Any], key: str, value: Any, source: str) -> None:
-    """table["a"]["b"] = value for "a.b"; an index reaches into an array of tables: "imbalance.0.delay_s"."""
+    """table["a"]["b"] = value for "a.b"."""
     *path, last = key.split(".")
     here: Any = table
     for part in path:
-        if isinstance(here, list):
-            if not part.isdigit() or int(part) >= len(here):
-                raise InputError(f"{source}: {key}: there is no item {part!r}; allowed: 0 to {len(here) - 1}")
-            here = here[int(part)]
-        else:
-            here = here.setdefault(part, {})
+        here = here[_index(here, part, key, source)] if isinstance(here, list) else here.setdefault(part, {})
         if not isinstance(here, dict | list):
             raise InputError(f"{source}: {key}: {part!r} is a value, not a table")
     if isinstance(here, list):
-        raise InputError(f"{source}: {key}: name a key of an item, for example {'.'.join(path)}.0.{last}")
-    here[last] = value
+        here[_index(here, last, key, source)] = value
+    else:
+        here[last] = value
+
+
+def _index(items: list[Any], part: str, key: str, source: str) -> int:
+    if not part.isdigit() or int(part) >= len(items):
+        allowed = f"0 to {len(items) - 1}" if items else "none, the array is empty"
+        raise InputError(f"{source}: {key}: there is no item {part!r}; allowed: {allowed}")
+    return int(part)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -10,6 +9,9 @@ from typing import Any, NoReturn
 from wagma.errors import InputError
 
 _MISSING: Any = object()
+
+#: Of any number that has no limit of its own: sums and products of such numbers stay finite, and nanoseconds within 63 bits.
+LARGEST = 1e12
 
 
 class Section:
@@ -70,7 +72,7 @@ class Section:
         return value
 
     def number(
-        self, key: str, minimum: float = 0.0, maximum: float = math.inf, default: Any = _MISSING, positive: bool = False
+        self, key: str, minimum: float = 0.0, maximum: float = LARGEST, default: Any = _MISSING, positive: bool = False
     ) -> float:
         """A finite number in [minimum, maximum]; `positive` excludes 0."""
         value = self.take(key, default)
@@ -78,7 +80,7 @@ class Section:
         number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
         if not number or not minimum <= value <= maximum or (positive and value <= 0):
             lower = "greater than 0" if positive else f"at least {minimum:g}"
-            upper = "" if math.isinf(maximum) else f" and at most {maximum:g}"
+            upper = f" and at most {maximum:g}"
             self.fail(key, value, f"must be a finite number, {lower}{upper}")
         return float(value)
 

@@ -17,6 +17,8 @@ from wagma.errors import InputError
 from wagma.scenario import Scenario, read
 
 SCHEMA = 1
+#: What a header may say.
+_ALLOWED = {"world": ("sim", "real"), "value": ("model", "gradient"), "digests": ("content", "symbolic", "off")}
 
 
 @dataclass(slots=True)
@@ -200,8 +202,12 @@ def _parse(line: str, where: str) -> Record:
         record = kind(**data)
     except TypeError as error:
         raise InputError(f"{where}: {str(error).split('__init__() ')[-1]}") from error
-    if isinstance(record, Header) and record.schema != SCHEMA:
-        raise InputError(f"{where}: schema = {record.schema}: this wagma reads schema {SCHEMA}")
+    if isinstance(record, Header):
+        if record.schema != SCHEMA:
+            raise InputError(f"{where}: schema = {record.schema}: this wagma reads schema {SCHEMA}")
+        for name, allowed in _ALLOWED.items():
+            if getattr(record, name) not in allowed:
+                raise InputError(f"{where}: {name} = {getattr(record, name)!r}: must be one of {', '.join(allowed)}")
     return record
 
 

@@ -1,4 +1,4 @@
-"""Checkers of the promises (docs/trace.md). They read traces only, so that they judge both worlds alike and take no engine's word.
+"""Checkers of the promises (docs/protocol.md). They read traces only, so that they judge both worlds alike and take no engine's word.
 
 A checker looks at the records that are there: a missing one is promise 1's business alone. Times are compared within a rank
 only, since clocks of different hosts have offsets; where two events share a nanosecond, both orders are legal.
@@ -35,7 +35,10 @@ def report(traces: Sequence[Trace], violations: Sequence[Violation]) -> str:
     lines = []
     for trace in traces:
         header, own = trace.header, [v for v in violations if v.source == trace.source]
-        counts = f"{len(trace.executions)} executions, {len(trace.iterations)} iterations, {len(trace.starts)} ranks"
+        scenario = trace.scenario
+        wanted = scenario.ranks * scenario.iterations
+        iterations = f"{len(trace.iterations)} of {wanted} iterations of {len(trace.starts)} of {scenario.ranks} ranks"
+        counts = f"{len(trace.executions)} executions, {iterations}"
         lines.append(f"{trace.source}: {header.algorithm} in {header.world} ({header.engine}), {counts}")
         unchecked = _unchecked(trace)
         for promise, name in PROMISES.items():
@@ -70,6 +73,8 @@ def check_exactly_once(run: Run) -> Iterator[Violation]:
         version = run.schedule.next(version)
     for rank in run.strangers:
         yield run.violation(1, rank, None, f"expected ranks 0 to {run.ranks - 1}")
+    for rank in sorted(set(range(run.ranks)) - run.initial.keys() - run.iterations.keys() - run.executions.keys()):
+        yield run.violation(1, rank, None, "no record at all, expected some of every rank")
     for rank in range(run.ranks):
         versions = [e.version for e in run.executions[rank]]
         if (found := _first_difference(versions, expected)) is not None:

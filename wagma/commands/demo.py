@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -86,7 +87,7 @@ class Demo:
             raise InputError("demo: starts its ranks itself; run it without mpiexec")
         require()
         if find_spec("matplotlib") is None:
-            raise MissingDependencyError("demo: the timeline needs matplotlib: install wagma[plot]")
+            raise MissingDependencyError("demo: the timeline needs matplotlib: pip install matplotlib")
         self._changes = {} if options.iterations is None else {"iterations": options.iterations}
         self._quiet = options.quiet
         self._talks = shared.prints_table(options)
@@ -233,4 +234,6 @@ def _make_folder(name: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--output {name}: cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"--output {name}: no permission to write there")
     return folder

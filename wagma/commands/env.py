@@ -96,7 +96,7 @@ def _probe(name: str) -> Any:
     code = f"{PROBES[name]}\nimport json\nprint(json.dumps(found))"
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code],
+            [sys.executable, "-P", "-c", code],  # -P: the current folder must not hide the installed package
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from wagma.errors import InputError
 from wagma.results import Result, to_json
-from wagma.scenario import Scenario, load
+from wagma.scenario import Scenario, changed, load_table, read
 
 STDOUT = "-"
 
@@ -22,8 +22,8 @@ def add_run_options(parser: argparse.ArgumentParser, engine: str, algorithms: st
     parser.add_argument(
         "--algorithms", "--algorithm", metavar="A,B|all", default=algorithms, help=f"which to run (default: {algorithms})"
     )
-    parser.add_argument("--iterations", type=int, metavar="N", help="iterations of each rank")
-    parser.add_argument("--seed", type=int, metavar="N", help="what all random draws come from")
+    parser.add_argument("--iterations", type=_integer_or(None), metavar="N", help="iterations of each rank")
+    parser.add_argument("--seed", type=_integer_or(None), metavar="N", help="what all random draws come from")
     parser.add_argument(
         "--group-size",
         type=_integer_or("sqrt"),
@@ -36,7 +36,7 @@ def add_run_options(parser: argparse.ArgumentParser, engine: str, algorithms: st
         metavar="N|never",
         help="iterations from sync to sync; for every algorithm, also where the scenario gives one its own",
     )
-    parser.add_argument("--delay", type=float, metavar="SECONDS", help="delay_s of every [[imbalance]] of the scenario")
+    parser.add_argument("--delay", type=_number, metavar="SECONDS", help="delay_s of every [[imbalance]] of the scenario")
     parser.add_argument(
         "--set",
         action="append",
@@ -73,17 +73,20 @@ def parse_ranks(text: str) -> list[int]:
 
 
 def load_scenarios(options: argparse.Namespace, ranks: Sequence[int] | None = None) -> list[Scenario]:
-    """The scenario with all options applied, once for each number of ranks. Raises InputError."""
-    base = load(options.scenario)
-    changes = scenario_changes(options, base)
+    """The scenario with all options applied, once for each number of ranks. Raises InputError.
+
+    The options come first: a file may lack what they give.
+    """
+    table, source = load_table(options.scenario)
+    changes = scenario_changes(options, table, source)
     if ranks is None:
-        return [base.replace(changes)]
+        return [read(changed(table, changes, source), source)]
     if "ranks" in changes:
         raise InputError(f"--set ranks={changes['ranks']}: the number of ranks is given by another option already")
-    return [base.replace({"ranks": size, **changes}) for size in ranks]
+    return [read(changed(table, {"ranks": size, **changes}, source), source) for size in ranks]
 
 
-def scenario_changes(options: argparse.Namespace, base: Scenario) -> dict[str, Any]:
+def scenario_changes(options: argparse.Namespace, table: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The dotted keys that the options set. Raises InputError for a --set that is none, or a --delay of nothing."""
     changes: dict[str, Any] = {}
     for key in ("iterations", "seed"):
@@ -93,13 +96,17 @@ def scenario_changes(options: argparse.Namespace, base: Scenario) -> dict[str, A
         if (value := getattr(options, key)) is not None:
             changes[f"algorithm.{key}"] = value
             # Who asks for a period means it: a scenario's own one for local_sgd, say, must not quietly stay.
-            own = [name for name, section in base.table.get("algorithms", {}).items() if key in section]
-            changes |= {f"algorithms.{name}.{key}": value for name in own}
+            own = table.get("algorithms", {})
+            sections = own.items() if isinstance(own, dict) else ()
+            changes |= {f"algorithms.{name}.{key}": value for name, section in sections if key in section}
+    settings = parse_settings(options.set)
     if options.delay is not None:
-        if not base.imbalance:
-            raise InputError(f"--delay {options.delay:g}: {base.source} has no [[imbalance]] whose delay_s it could set")
-        changes |= {f"imbalance.{number}.delay_s": options.delay for number in range(len(base.imbalance))}
-    return changes | parse_settings(options.set)
+        imbalance = settings.get("imbalance", table.get("imbalance", []))
+        if not imbalance or not isinstance(imbalance, list):
+            raise InputError(f"--delay {options.delay:g}: {source} has no [[imbalance]] whose delay_s it could set")
+        changes |= {f"imbalance.{number}.delay_s": options.delay for number in range(len(imbalance))}
+    # A whole section first, then keys inside it, whatever option they come from.
+    return dict(sorted((changes | settings).items(), key=lambda change: change[0].count(".")))
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
@@ -122,14 +129,21 @@ def _toml_value(text: str) -> Any:
     return table["value"] if len(table) == 1 else text
 
 
-def _integer_or(word: str) -> Any:
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number") from None
+
+
+def _integer_or(word: str | None) -> Any:
     def parse(text: str) -> int | str:
         if text == word:
             return text
         try:
             return int(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number or {word}") from None
+            raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number{f' or {word}' if word else ''}") from None
 
     return parse
 
@@ -147,7 +161,9 @@ def check_writable(**files: str | None) -> None:
             continue
         path = Path(name)
         reason = None
-        if not name or path.is_dir():
+        if name == STDOUT:
+            reason = "a trace goes to a file"
+        elif not name or path.is_dir():
             reason = "a folder, not a file"
         elif not path.parent.is_dir():
             reason = f"there is no folder {path.parent}"

@@ -35,6 +35,8 @@ from wagma.report.tables import results_table
 from wagma.results import Result, summarize
 from wagma.scenario import Scenario
 
+#: How many ranks the process manager of MPICH and of Open MPI has started.
+SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 HEARD_S = 0.1  # for the launcher to hear of a failure before the process manager kills everybody
 SECONDARY_S = 2.0  # for the rank that failed first to say so, if another one complains of it earlier
 
@@ -98,6 +100,11 @@ def _agree(options: argparse.Namespace, comm: Any) -> Runs | None:
     """The runs, on all ranks; None if the input is bad for any of them, which is said once."""
     runs, problem = None, None
     try:
+        announced = next((os.environ[name] for name in SIZE_VARIABLES if name in os.environ), None)
+        if announced is not None and announced != str(comm.size):
+            raise InputError(
+                f"mpiexec announces {announced} ranks, MPI has {comm.size}: mpiexec is of another MPI than mpi4py's"
+            )
         if options.ranks not in (None, comm.size):
             raise InputError(f"-n {options.ranks}: mpiexec started {comm.size} ranks")
         runs = _plan(options, comm.size)

@@ -33,7 +33,7 @@ Records = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 #: A peer's failure is raised this much later than it is heard of, so that the rank that failed prints its error first.
 ORIGIN_FIRST_S = 0.25
 #: After a failure a process stays this long, so that its peers can say what they saw before the job is taken down.
-FAREWELL_S = 1.0
+FAREWELL_S = 2.0
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ def native() -> Any:
         return import_module("wagma._native")
     except ImportError as error:
         raise MissingDependencyError(
-            f"the native kernel wagma._native cannot be imported ({error}): install a C++ compiler, then wagma again"
+            f"the native kernel wagma._native cannot be imported ({error}): build wagma again, with a C++ compiler (docs/install.md)"
         ) from error
 
 
@@ -66,20 +66,20 @@ def mpi_native() -> Any:
         mpi = import_module("mpi4py.MPI")
     except (ImportError, RuntimeError) as error:
         raise MissingDependencyError(
-            f'mpi4py cannot be imported ({error}): install an MPI library, e.g. pip install "wagma[mpi]"'
+            f"mpi4py cannot be imported ({error}): install an MPI library, e.g. pip install mpich"
         ) from error
     native()
     try:
         module = import_module("wagma._native_mpi")
     except ImportError as error:
         raise MissingDependencyError(
-            f"wagma._native_mpi cannot be imported ({error}): install wagma again where mpicxx is on PATH"
+            f"wagma._native_mpi cannot be imported ({error}): build wagma again with mpicxx on PATH (docs/install.md)"
         ) from error
     ours, theirs = (text.rstrip("\0\n ") for text in (module.library_version(), mpi.Get_library_version()))
     if ours != theirs:
         first = [text.splitlines()[0] for text in (ours, theirs)]
         raise MissingDependencyError(
-            f"wagma._native_mpi calls {first[0]!r}, mpi4py calls {first[1]!r}: install wagma again with mpi4py's MPI on PATH"
+            f"wagma._native_mpi calls {first[0]!r}, mpi4py {first[1]!r}: build wagma again with mpi4py's MPI on PATH (docs/install.md)"
         )
     return module
 

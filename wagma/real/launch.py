@@ -27,7 +27,8 @@ from wagma.errors import MissingDependencyError, WagmaError
 from wagma.real.channel import RANK_VARIABLES, Receiver, stack_file
 
 START_LIMIT_S = 120.0  # until every rank has begun
-END_LIMIT_S = 5.0  # from the first failure, or from the last rank's end, to the end of the job
+FAILURE_LIMIT_S = 5.0  # from the first failure to the end of the job
+END_LIMIT_S = 60.0  # from the last rank's good end: Python and torch take their time to leave where cores are busy
 STOP_LIMITS_S = ((signal.SIGINT, 1.5), (signal.SIGTERM, 1.0), (signal.SIGKILL, 1.0))
 POLL_S = 0.2
 
@@ -90,7 +91,7 @@ def require(*, training: bool = True) -> Path:
         missing.append("mpiexec")
     if missing or mpiexec is None:
         raise MissingDependencyError(
-            f"a real run needs {', '.join(missing)}: install wagma[torch,mpi]; simulating needs none of it"
+            f"a real run needs {', '.join(missing)}: docs/install.md says how to install it; simulating needs none of it"
         )
     return mpiexec
 
@@ -136,7 +137,8 @@ def output_of(ranks: int, module: str, limit_s: float) -> str:
 
 def environment() -> Mapping[str, str]:
     """The ranks' environment: this one, with one thread a rank unless the user has chosen."""
-    return {**OPEN_MPI, **dict.fromkeys(THREAD_VARIABLES, "1"), **os.environ}
+    # The folder that it runs in must not hide the installed package: a clone has one of the same name, without its kernel.
+    return {**OPEN_MPI, **dict.fromkeys(THREAD_VARIABLES, "1"), **os.environ, "PYTHONSAFEPATH": "1"}
 
 
 class Job:
@@ -184,7 +186,7 @@ class Job:
         if not failures:
             failures = [Failure(None, f"error: the ranks ended with status {code}")]
             sys.stderr.write("".join(self._noise))
-        for failure in failures:
+        for failure in {failure.message: failure for failure in reversed(failures)}.values():  # ranks often fail alike
             print(failure, file=sys.stderr)
         stacks = [self._stack(failure.rank) for failure in failures if failure.rank is not None]
         print(next(filter(None, stacks), ""), end="", file=sys.stderr)  # one will do: ranks often fail alike
@@ -231,7 +233,7 @@ class Job:
             case "ended":
                 self._ended.add(rank)
                 if len(self._ended) == self._ranks:
-                    self._deadline = min(self._deadline, time.monotonic() + END_LIMIT_S)
+                    self._deadline = time.monotonic() + END_LIMIT_S
             case "exited":
                 self._exited.add(rank)
                 # Once a rank has failed, the process manager kills the others.
@@ -240,7 +242,7 @@ class Job:
 
     def _fail(self, failure: Failure) -> None:
         self._failures.append(failure)
-        self._deadline = min(self._deadline, time.monotonic() + END_LIMIT_S)
+        self._deadline = min(self._deadline, time.monotonic() + FAILURE_LIMIT_S)
 
     def _give_up(self) -> None:
         if not self._failures:
@@ -257,9 +259,13 @@ class Job:
             if NOISE.match(line) or (self._failures and not line.strip()):
                 self._noise.append(line)
                 continue
-            with suppress(BrokenPipeError):
+            try:
                 target.write(line)
                 target.flush()
+            except BrokenPipeError:
+                pass  # whoever read it has seen enough
+            except OSError as error:
+                self._fail(Failure(None, f"error: the ranks' output cannot be written: {error.strerror}"))
 
 
 def _last_words(code: int) -> str:

@@ -61,6 +61,8 @@ def agree(comm: Any, describe: Callable[[], str], timeout_s: float) -> None:
     What describe refuses (WagmaError) on one rank is raised on every rank, so that none is left waiting for the one that
     gave up. Raises InputError, naming the rank at fault; CollectiveTimeout if a rank does not come.
     """
+    if not hasattr(comm, "size") or not hasattr(comm, "rank"):
+        raise InputError(f"comm is a {type(comm).__name__}: must be an mpi4py communicator")
     refused: WagmaError | None = None
     try:
         if not 0 < timeout_s <= LONGEST_TIMEOUT_S:

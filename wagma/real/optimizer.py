@@ -150,6 +150,13 @@ def distribute(
     def prepare() -> tuple[Specification, Schedule, FlatView, FlatView]:
         if isinstance(optimizer, DistributedOptimizer):
             raise InputError("optimizer: it is distributed already; wrap each optimizer once")
+        given: tuple[object, object] = optimizer, model
+        if not isinstance(given[0], torch.optim.Optimizer) or not isinstance(given[1], torch.nn.Module):
+            names = " and ".join(type(one).__name__ for one in given)
+            raise InputError(f"distribute was given {names}: must be a torch.optim.Optimizer and a torch.nn.Module")
+        updated = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not updated <= {id(p) for p in model.parameters()}:
+            raise InputError("optimizer: it updates parameters that are not the model's; give both of the same model")
         if signature(optimizer.step).parameters["closure"].default is Parameter.empty:
             raise InputError(
                 f"optimizer: {type(optimizer).__name__} evaluates a closure several times in a step: not supported"

@@ -131,7 +131,7 @@ def draw(traces: Sequence[Trace], path: str | Path, first: int = 0, count: int =
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingDependencyError("drawing a timeline needs matplotlib: install wagma[plot]") from error
+        raise MissingDependencyError("drawing a timeline needs matplotlib: pip install matplotlib") from error
     if not traces or count < 1:
         raise InputError("timeline: needs at least one trace and one iteration")
     windows = [_window(trace, first, count) for trace in traces]

@@ -27,7 +27,7 @@ def require() -> None:
     missing = [name for name, module in (("torch", "torch"), ("scikit-learn", "sklearn")) if find_spec(module) is None]
     if missing:
         raise MissingDependencyError(
-            f"training needs {' and '.join(missing)}: pip install 'wagma[torch]' (to simulate the timing alone: "
+            f"training needs {' and '.join(missing)}: pip install torch scikit-learn (docs/install.md; to simulate the timing alone: "
             "--set training.workload=none)"
         )
 

@@ -36,6 +36,14 @@ class Digits:
         )
         if scenario.ranks > len(train):
             raise InputError(f"{where}: ranks = {scenario.ranks}: the workload digits has {len(train)} images to share out")
+        smallest, batch = len(train) // scenario.ranks, scenario.training.batch_size
+        if batch > smallest:
+            raise InputError(
+                f"{where}: training.batch_size = {batch}: the smallest shard of {scenario.ranks} has {smallest} images"
+            )
+        if scenario.work_per_rank != batch:
+            # Throughput counts work_per_rank: it has to be what a rank does.
+            raise InputError(f"{where}: work.per_rank = {scenario.work_per_rank:g}: must be training.batch_size, {batch}")
         self._train, self._train_labels = torch.from_numpy(train), torch.from_numpy(train_labels)
         self._test, self._test_labels = torch.from_numpy(test), torch.from_numpy(test_labels)
         self._seed = scenario.seed
@@ -73,7 +81,7 @@ class Digits:
 
     def _batch(self, rank: int, iteration: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         shard = self._shards[rank]
-        size = min(self._batch_size, len(shard))
+        size = self._batch_size
         epoch, place = divmod(iteration, len(shard) // size)
         order = np.argsort(bits(self._seed, f"digits.order.{rank}", np.arange(len(shard)), epoch), kind="stable")
         return shard[order[place * size : (place + 1) * size]]
