@@ -72,7 +72,7 @@ def test_values_that_nothing_can_have_are_one_line(arguments: list[str], capsys:
 
 
 def test_messages_name_a_packaged_scenario_by_its_name() -> None:
-    with pytest.raises(InputError, match="^resnet50_imagenet: iterations = 0: must be"):
+    with pytest.raises(InputError, match=r"^resnet50_imagenet: iterations = 0: must be"):
         load("resnet50_imagenet", {"iterations": 0})
 
 
