@@ -55,16 +55,15 @@ def propagation_bound(world_size: int, group_size: int) -> int | None:
     return 2 * ceil_log(world_size, group_size) + 2
 
 
-def _butterfly_group(world_size: int, group_size: int, iteration: int, rank: int) -> Group:
-    """Ranks that `rank` meets in log2(group_size) consecutive phases of the butterfly, wrapping around.
+@lru_cache(maxsize=1 << 16)
+def _butterfly_group(world_size: int, group_size: int, first: int, rank: int) -> Group:
+    """Ranks that `rank` meets in log2(group_size) consecutive phases of the butterfly from phase `first`, wrapping around.
 
     The published Algorithm 1 shifts its mask inside the loop, which compounds; the text and the worked example
     (P=8, S=4, t=1: {0,1,4,5} {2,3,6,7}) need one shift per phase, as here.
     """
     phases = world_size.bit_length() - 1
-    per_iteration = group_size.bit_length() - 1
-    first = iteration * per_iteration % phases if phases else 0
-    bits = [1 << ((first + i) % phases) for i in range(per_iteration)]
+    bits = [1 << ((first + i) % phases) for i in range(group_size.bit_length() - 1)]
     base = rank
     for bit in bits:
         base &= ~bit
@@ -107,8 +106,16 @@ def _riffle_group(world_size: int, group_size: int, iteration: int, rank: int) -
 def group_of(world_size: int, group_size: int, iteration: int, rank: int) -> Group:
     """The group of `rank` in `iteration`, in association order (W section 3; riffle where that is undefined)."""
     if is_power_of_two(world_size) and is_power_of_two(group_size):
-        return _butterfly_group(world_size, group_size, iteration, rank)
+        phases = world_size.bit_length() - 1
+        first = iteration * (group_size.bit_length() - 1) % phases if phases else 0
+        return _butterfly_group(world_size, group_size, first, rank)
     return _riffle_group(world_size, group_size, iteration, rank)
+
+
+@lru_cache(maxsize=16)
+def everyone(world_size: int) -> Group:
+    """The group of a sync: all ranks."""
+    return tuple(range(world_size))
 
 
 def all_groups(world_size: int, group_size: int, iteration: int) -> list[Group]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wagma.core.groups import Group, group_of
+from wagma.core.groups import Group, everyone, group_of
 
 NEVER = 0
 
@@ -56,7 +56,7 @@ class Schedule:
     def group(self, rank: int, version: int) -> Group:
         """The members that execute `version` together with `rank`, in association order."""
         if self.is_sync(version):
-            return tuple(range(self.world_size))
+            return everyone(self.world_size)
         return group_of(self.world_size, self.group_size, version, rank)
 
     def staleness_bound(self, version: int) -> int:
