@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from wagma.compute import read_compute
-from wagma.draws import bits, open_interval, seed_for, uniform
+from wagma.draws import bits, open_interval, uniform
 from wagma.errors import InputError
 from wagma.imbalance import Times, read_imbalance, to_nanoseconds
 from wagma.sections import Section
@@ -64,11 +64,6 @@ def test_uniform_draws_are_uniform_and_inside_the_open_interval() -> None:
 def test_the_extreme_words_stay_inside_the_open_interval() -> None:
     extremes = open_interval(np.array([0, 2**64 - 1], np.uint64))
     assert 0 < extremes[0] < extremes[1] < 1
-
-
-def test_seed_for_fits_a_generator() -> None:
-    assert 0 <= seed_for(1, "torch", 5) < 2**32
-    assert seed_for(1, "torch", 5) != seed_for(1, "torch", 6)
 
 
 def test_independent_delays_hit_with_the_probability_of_the_authors_program() -> None:

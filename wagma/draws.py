@@ -34,8 +34,3 @@ def uniform(seed: int, purpose: str, ranks: npt.ArrayLike, iteration: int) -> np
 def open_interval(words: npt.NDArray[np.uint64]) -> npt.NDArray[Any]:
     """Words mapped to (0, 1) by their upper 53 bits; the largest ones would round up to 1."""
     return np.minimum(((words >> _U64(11)).astype(np.float64) + 0.5) * 2.0**-53, 1 - 2.0**-53)
-
-
-def seed_for(seed: int, purpose: str, rank: int) -> int:
-    """A 32-bit seed for a library that wants a generator of its own (torch, numpy)."""
-    return int(bits(seed, purpose, np.array([rank]), 0)[0] >> _U64(32))

@@ -36,8 +36,8 @@ void MpiExchange::post_send(Transfer& transfer, const std::byte* data, std::size
     const std::size_t length = std::min(longest_message_, bytes - at);
     transfer.peers.push_back(to);
     check_mpi(rank_, MPI_Isend(data + at, static_cast<int>(length), MPI_BYTE, to, tag, comm_,
-                    &transfer.requests.emplace_back(MPI_REQUEST_NULL)),
-          "MPI_Isend");
+                               &transfer.requests.emplace_back(MPI_REQUEST_NULL)),
+              "MPI_Isend");
     ++transfer.open;
     at += length;
   } while (at < bytes);
@@ -49,8 +49,8 @@ void MpiExchange::post_receive(Transfer& transfer, std::byte* data, std::size_t 
     const std::size_t length = std::min(longest_message_, bytes - at);
     transfer.peers.push_back(from);
     check_mpi(rank_, MPI_Irecv(data + at, static_cast<int>(length), MPI_BYTE, from, tag, comm_,
-                    &transfer.requests.emplace_back(MPI_REQUEST_NULL)),
-          "MPI_Irecv");
+                               &transfer.requests.emplace_back(MPI_REQUEST_NULL)),
+              "MPI_Irecv");
     ++transfer.open;
     at += length;
   } while (at < bytes);
