@@ -20,8 +20,11 @@ ALLOWED = {
     "wagma.sections": {"wagma.errors"},
     "wagma.measured": {"wagma.errors"},
     "wagma.compute": {"wagma.draws", "wagma.errors", "wagma.measured", "wagma.sections"},
+    "wagma.network": {"wagma.errors", "wagma.sections"},
     "wagma.imbalance": {"wagma.compute", "wagma.draws", "wagma.sections"},
-    "wagma.scenario": {"wagma.core", "wagma.algorithms", "wagma.compute", "wagma.errors", "wagma.imbalance", "wagma.sections"},
+    "wagma.scenario": {
+        "wagma.core", "wagma.algorithms", "wagma.compute", "wagma.errors", "wagma.imbalance", "wagma.network", "wagma.sections",
+    },
     "wagma.trace": {"wagma.core", "wagma.scenario", "wagma.errors"},
     "wagma.results": {"wagma.trace", "wagma.scenario", "wagma.algorithms", "wagma.imbalance"},
     "wagma.evidence": {"wagma.core", "wagma.trace", "wagma.scenario", "wagma.algorithms", "wagma.errors"},
@@ -29,7 +32,7 @@ ALLOWED = {
     "wagma.report": {"wagma.core", "wagma.trace", "wagma.scenario", "wagma.results", "wagma.errors", "wagma.report"},
     "wagma.workloads": {"wagma.core", "wagma.algorithms", "wagma.draws", "wagma.scenario", "wagma.errors", "wagma.workloads"},
     "wagma.sim": {
-        "wagma.core", "wagma.algorithms", "wagma.imbalance", "wagma.scenario", "wagma.trace", "wagma.errors",
+        "wagma.core", "wagma.algorithms", "wagma.imbalance", "wagma.network", "wagma.scenario", "wagma.trace", "wagma.errors",
         "wagma.workloads", "wagma.sim",
     },
     "wagma.real": {

@@ -16,12 +16,13 @@ from wagma.algorithms import ALGORITHMS, specification
 from wagma.compute import COMPUTE_KINDS, Compute, read_compute
 from wagma.core.groups import sqrt_group_size
 from wagma.core.schedule import NEVER, Schedule
+from wagma.core.settings import AlgorithmSettings
 from wagma.errors import InputError
 from wagma.imbalance import IMBALANCE_KINDS, Imbalance, read_imbalance
+from wagma.network import Network, read_network
 from wagma.sections import Section
 
 DTYPES = {"float32": 4, "float64": 8}
-EXCHANGES = ("butterfly", "halving_doubling")
 UNITS = ("images", "tokens", "steps")
 WORKLOADS = ("digits", "none")
 
@@ -29,29 +30,18 @@ __all__ = ["COMPUTE_KINDS", "IMBALANCE_KINDS", "Scenario", "load", "packaged", "
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
-    """LogGP parameters (Alexandrov et al., 1995; the overhead as in LogGOPSim) and who exchanges what.
-
-    A message of n bytes takes overhead + latency + (n - 1) gap_per_byte + overhead; the sender's network interface is taken for
-    gap + (n - 1) gap_per_byte. An activation takes activation_ns a hop (default latency + 2 overhead) and occupies nothing.
-    """
-
-    latency_ns: float = 0.0
-    overhead_ns: float = 0.0
-    gap_ns: float = 0.0
-    gap_per_byte_ns: float = 0.0
-    activation_ns: float | None = None
-    group_allreduce: str = "butterfly"
-    allreduce: str = "halving_doubling"
-
-
-@dataclass(frozen=True, slots=True)
 class Settings:
-    """What an algorithm of this scenario runs with; group_size and sync_period as written ("sqrt", "never" included)."""
+    """What an algorithm of this scenario runs with; group_size and sync_period as written ("sqrt", "never" included).
+
+    out_neighbours, local_steps and global_clock: see `wagma.core.settings`; only some algorithms have them.
+    """
 
     group_size: int | str = "sqrt"
     sync_period: int | str = 10
     merge_once: bool = False
+    out_neighbours: int = 1
+    local_steps: int = 1
+    global_clock: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +84,11 @@ class Scenario:
     def settings_of(self, algorithm: str) -> Settings:
         """The settings of an algorithm: its own section over the shared one."""
         return self.overrides.get(algorithm, self.settings)
+
+    def algorithm_settings(self, algorithm: str) -> AlgorithmSettings:
+        """What the algorithm itself may read."""
+        settings = self.settings_of(algorithm)
+        return AlgorithmSettings(settings.out_neighbours, settings.local_steps, settings.global_clock, self.seed)
 
     def schedule(self, algorithm: str) -> Schedule:
         """The collectives that `algorithm` joins in this scenario. Raises InputError if the settings do not fit the ranks."""
@@ -176,7 +171,7 @@ def read(table: Mapping[str, Any], source: str) -> Scenario:
     per_rank, unit = work.number("per_rank", positive=True), work.choice("unit", UNITS)
     compute = read_compute(top.subsection("compute"))
     imbalance = tuple(read_imbalance(section, ranks) for section in top.subsections("imbalance"))
-    network, training = _network(top.subsection("network")), _training(top.subsection("training"))
+    network, training = read_network(top.subsection("network")), _training(top.subsection("training"))
     shared = top.subsection("algorithm")
     settings = _settings(shared, ranks, Settings())
     overrides = {}
@@ -184,7 +179,7 @@ def read(table: Mapping[str, Any], source: str) -> Scenario:
     for algorithm in own.names():
         if algorithm not in ALGORITHMS:
             own.fail(algorithm, own.take(algorithm), f"unknown algorithm; allowed: {', '.join(ALGORITHMS)}")
-        overrides[algorithm] = _settings(own.subsection(algorithm), ranks, settings)
+        overrides[algorithm] = _settings(own.subsection(algorithm), ranks, settings, specification(algorithm).keys)
     for section in (model, work, own, top):
         section.finish()
     return Scenario(
@@ -193,22 +188,20 @@ def read(table: Mapping[str, Any], source: str) -> Scenario:
     )  # fmt: skip
 
 
-def _network(section: Section) -> Network:
-    default = Network()
-    values = {key: section.number(key, default=0.0) for key in ("latency_ns", "overhead_ns", "gap_ns", "gap_per_byte_ns")}
-    hop = section.number("activation_ns", default=values["latency_ns"] + 2 * values["overhead_ns"])
-    group = section.choice("group_allreduce", EXCHANGES, default.group_allreduce)
-    everyone = section.choice("allreduce", EXCHANGES, default.allreduce)
-    section.finish()
-    return Network(**values, activation_ns=hop, group_allreduce=group, allreduce=everyone)
-
-
-def _settings(section: Section, ranks: int, shared: Settings) -> Settings:
+def _settings(section: Section, ranks: int, shared: Settings, keys: tuple[str, ...] = ()) -> Settings:
+    """`keys` are those that only this algorithm has."""
     size = section.take("group_size", shared.group_size)
     resolve_group_size(size, ranks, f"{section.source}: {section.name}.group_size")
     period = section.take("sync_period", shared.sync_period)
     resolve_sync_period(period, f"{section.source}: {section.name}.sync_period")
-    settings = Settings(size, period, section.boolean("merge_once", shared.merge_once))
+    own: dict[str, Any] = {}
+    for key in keys:
+        match key:
+            case "out_neighbours" | "local_steps":
+                own[key] = section.integer(key, 1, default=getattr(shared, key))
+            case "global_clock":
+                own[key] = section.boolean(key, shared.global_clock)
+    settings = Settings(size, period, section.boolean("merge_once", shared.merge_once), **own)
     section.finish()
     return settings
 

@@ -18,17 +18,24 @@ class Collectives(StrEnum):
     EVERY = "every"  # a sync in every iteration
     PERIODIC = "periodic"  # a sync every sync_period iterations, nothing between
     GROUPED = "grouped"  # a group allreduce in every iteration, a sync every sync_period
+    NEIGHBOURS = "neighbours"  # no collective; an exchange with neighbours in every iteration, or averaging in pairs
 
 
 @dataclass(frozen=True, slots=True)
 class Specification:
-    """An algorithm: its generator, the collectives it joins, what they carry, and whether it suffers injected delays."""
+    """An algorithm: its generator, the collectives it joins, what they carry, and whether it suffers injected delays.
+
+    keys: the settings beyond the shared ones that it reads (`wagma.core.settings`). companion: a second activity of each rank, beside
+    the first (AD-PSGD's communication).
+    """
 
     name: str
     run: Callable[[RankView], Algorithm]
     collectives: Collectives
     value: Value = Value.MODEL
     delayed: bool = True
+    keys: tuple[str, ...] = ()
+    companion: Callable[[RankView], Algorithm] | None = None
 
     def schedule(self, world_size: int, group_size: int, sync_period: int) -> Schedule:
         """The schedule of a run with these settings; those that the algorithm does not use are ignored."""
@@ -39,7 +46,7 @@ class Specification:
                 if sync_period == NEVER:
                     raise InputError(f'sync_period = "never": {self.name} does nothing but sync; allowed: 1 or more')
                 return Schedule(world_size, 1, sync_period, grouped=False)
-            case Collectives.EVERY | Collectives.NONE:
+            case Collectives.EVERY | Collectives.NONE | Collectives.NEIGHBOURS:
                 return Schedule(world_size, 1, 1, grouped=False)
 
 
@@ -48,14 +55,19 @@ ALGORITHMS: dict[str, Specification] = {}
 
 
 def register(
-    name: str, collectives: Collectives, value: Value = Value.MODEL, delayed: bool = True
+    name: str,
+    collectives: Collectives,
+    value: Value = Value.MODEL,
+    delayed: bool = True,
+    keys: tuple[str, ...] = (),
+    companion: Callable[[RankView], Algorithm] | None = None,
 ) -> Callable[[Callable[[RankView], Algorithm]], Callable[[RankView], Algorithm]]:
     """Decorator: make a generator function available by `name` in both worlds. Raises InputError if the name is taken."""
 
     def add(run: Callable[[RankView], Algorithm]) -> Callable[[RankView], Algorithm]:
         if name in ALGORITHMS:
             raise InputError(f"algorithm {name!r} is registered already")
-        ALGORITHMS[name] = Specification(name, run, collectives, value, delayed)
+        ALGORITHMS[name] = Specification(name, run, collectives, value, delayed, keys, companion)
         return run
 
     return add

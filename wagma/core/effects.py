@@ -12,6 +12,12 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from wagma.core.schedule import Schedule
+from wagma.core.settings import AlgorithmSettings
+
+#: A rank (int), or an int64 array of all ranks: one generator can drive them all at once, since algorithms never branch on outcomes.
+Ranks = Any
+#: A weight: a number for all ranks, or an array over them.
+Number = Any
 
 
 class Value(StrEnum):
@@ -53,14 +59,76 @@ class GroupAllreduce:
 
 @dataclass(frozen=True, slots=True)
 class Average:
-    """W = (sum + own_weight * own) / divisor with the sum that the last GroupAllreduce delivered; no outcome."""
+    """value = (sum + own_weight * value) / divisor with the sum that the last GroupAllreduce or Exchange delivered; no outcome."""
 
     iteration: int
-    own_weight: int
-    divisor: int
+    own_weight: Number
+    divisor: Number
+    value: Value = Value.MODEL
 
 
-Effect = ComputeGradient | ApplyUpdate | Allreduce | GroupAllreduce | Average
+@dataclass(frozen=True, slots=True)
+class Recover:
+    """Take back what this rank published and no version has contributed yet, and add it to `value`; no outcome."""
+
+    iteration: int
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """model = factor * model; no outcome. By exactly 1 it changes no bit."""
+
+    iteration: int
+    factor: Number
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Send the own `value` to the ranks `to` and wait for those of the same iteration of the ranks `sources`.
+
+    The sum over the sources, in their order, of share * value is kept for Average; the outcome is an ExchangeOutcome. `share` and
+    `mass` travel with the value, so each sender decides its own.
+    """
+
+    iteration: int
+    value: Value
+    to: tuple[Ranks, ...]
+    sources: tuple[Ranks, ...]
+    share: Number = 1
+    mass: Number = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PairAverage:
+    """Average models with `partner`, which does not wait and need not be at any particular iteration; no outcome.
+
+    The partner's model becomes the mean of both when the message reaches it; this rank's model moves by half of the difference
+    when the answer is back. What either did to its model meanwhile stays, so that the mean over all ranks is preserved.
+    """
+
+    iteration: int
+    partner: int
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitIteration:
+    """Of a rank's second activity: wait until its first one has begun `iteration`; no outcome."""
+
+    iteration: int
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """Wait for all ranks to reach this point of `iteration`; no outcome."""
+
+    iteration: int
+
+
+Effect = (
+    ComputeGradient | ApplyUpdate | Allreduce | GroupAllreduce | Average | Recover | Scale | Exchange | PairAverage
+    | AwaitIteration | Barrier
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +144,23 @@ class GroupOutcome:
     group_length: int
 
 
+@dataclass(frozen=True, slots=True)
+class ExchangeOutcome:
+    """mass: the sum of the masses that came from the sources; a number, or an array over ranks."""
+
+    mass: Number
+
+
 class RankView(Protocol):
     """What an algorithm may know about the rank it drives."""
+
+    @property
+    def rank(self) -> Ranks:
+        """This rank, 0 to world_size - 1; or all of them as an array, where one generator drives all ranks."""
+
+    @property
+    def settings(self) -> AlgorithmSettings:
+        """What the user has set for this algorithm."""
 
     @property
     def iterations(self) -> Iterable[int]:

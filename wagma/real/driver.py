@@ -17,6 +17,7 @@ import numpy.typing as npt
 from wagma.algorithms import Specification
 from wagma.core.effects import Allreduce, ApplyUpdate, Average, ComputeGradient, GroupAllreduce, GroupOutcome, Value
 from wagma.core.schedule import Schedule
+from wagma.core.settings import AlgorithmSettings
 from wagma.errors import WagmaError
 from wagma.real.kernel import Engine
 from wagma.real.recorder import Recorder
@@ -51,6 +52,7 @@ class RankDriver:
     def __init__(
         self,
         specification: Specification,
+        rank: int,
         schedule: Schedule,
         engine: Engine | None,
         flats: Mapping[Value, Flat],
@@ -58,7 +60,9 @@ class RankDriver:
         recorder: Recorder | None,
     ) -> None:
         self.iterations = itertools.count()
+        self.rank = rank
         self.schedule = schedule
+        self.settings = AlgorithmSettings()
         self.iteration = 0  # the one whose gradient is being computed
         self._specification = specification
         self._engine = engine

@@ -181,7 +181,7 @@ def distribute(
         engine = Engine(comm, schedule, initial, merge_once=merge_once, timeout_s=timeout_s, record=record, digests=record)
     recorder = Recorder(comm.rank, initial) if record else None
     flats = {Value.MODEL: model_flat, Value.GRADIENT: gradient_flat}
-    driver = RankDriver(spec, schedule, engine, flats, optimizer.step, recorder)
+    driver = RankDriver(spec, comm.rank, schedule, engine, flats, optimizer.step, recorder)
     return DistributedOptimizer(optimizer, model, driver, engine, recorder)
 
 

@@ -12,7 +12,7 @@ from wagma.core.groups import Group
 from wagma.core.protocol import BUFFERS, NONE, Complete, Forward, Machine, Output, Start
 from wagma.core.schedule import Schedule
 from wagma.errors import WagmaError
-from wagma.scenario import Network
+from wagma.network import Network
 from wagma.sim.exchange import Phase, phases
 from wagma.sim.network import LogGP
 from wagma.sim.numerics import Numerics

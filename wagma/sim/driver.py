@@ -33,6 +33,7 @@ class Rank:
         self.rank = rank
         self.iterations = range(run.scenario.iterations)
         self.schedule: Schedule = run.collective.schedule
+        self.settings = run.scenario.algorithm_settings(run.specification.name)
         self._run = run
         self._member = run.collective.members[rank]
         self._record: Iteration | None = None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import simpy
 from simpy.events import EventPriority
 
-from wagma.scenario import Network
+from wagma.network import Network
 
 #: At equal times a rank's own step (SimPy's NORMAL, 1) precedes what the network brings: arrivals precede starts.
 NETWORK_PRIORITY = EventPriority(2)
