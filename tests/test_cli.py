@@ -73,7 +73,8 @@ def test_json_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert {result["algorithm"] for result in document["results"]} >= {"wagma_sgd", "allreduce_sgd", "local_sgd", "ideal"}
     for result in document["results"]:
         assert set(result) == RESULT_KEYS
-        assert (result["ranks"], result["engine"], result["iterations"]) == (4, "simpy", 12)
+        assert (result["ranks"], result["iterations"]) == (4, 12)
+        assert result["engine"] == ("simpy" if result["algorithm"] in ("ad_psgd", "swarm_sgd") else "fast")
         assert result["throughput"]["value"] > 0
         assert result["throughput"]["unit"] == "images/s"
         assert set(result["iteration_s"]) == {"mean", "p50", "p99"}
@@ -98,8 +99,9 @@ def test_same_seed_same_bytes(capsys: pytest.CaptureFixture[str], tmp_path: Path
 
 
 def test_another_seed_is_another_run(capsys: pytest.CaptureFixture[str]) -> None:
-    [one], [other] = (results(capsys, *SMALL, "--algorithm", "allreduce_sgd", "--seed", seed) for seed in ("1", "2"))
-    assert one["makespan_ns"] != other["makespan_ns"]
+    [one], [other] = (results(capsys, *SMALL, "--algorithm", "wagma_sgd", "--seed", seed) for seed in ("1", "2"))
+    # Not the makespan: it counts the delayed iterations of the slowest rank, which two seeds may well have in common.
+    assert one["throughput"]["value"] != other["throughput"]["value"]
 
 
 def test_json_to_a_file_leaves_the_table(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

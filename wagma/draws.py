@@ -6,28 +6,20 @@ in whatever order, with whatever world size. Distributions go through the invers
 
 from __future__ import annotations
 
-import zlib
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from wagma.core.mixing import GOLDEN, mix
+from wagma.core.mixing import Iterations, bits
+
+__all__ = ["Iterations", "bits", "open_interval", "uniform"]
 
 _U64 = np.uint64
 
 
-def bits(seed: int, purpose: str, ranks: npt.ArrayLike, iteration: int) -> npt.NDArray[np.uint64]:
-    """64 random bits for each rank; shape of `ranks`."""
-    state = np.array([seed & 0xFFFFFFFFFFFFFFFF], _U64)
-    for word in (zlib.crc32(purpose.encode()), iteration & 0xFFFFFFFFFFFFFFFF):
-        state = mix((state ^ _U64(word)) + GOLDEN)
-    ranks = np.asarray(ranks, _U64)
-    return mix(mix((state ^ ranks.reshape(-1)) + GOLDEN)).reshape(ranks.shape)
-
-
-def uniform(seed: int, purpose: str, ranks: npt.ArrayLike, iteration: int) -> npt.NDArray[Any]:
-    """Uniform draws in the open interval (0, 1), so that every inverse CDF is finite; float64, shape of `ranks`."""
+def uniform(seed: int, purpose: str, ranks: npt.ArrayLike, iteration: Iterations) -> npt.NDArray[Any]:
+    """Uniform draws in the open interval (0, 1), so that every inverse CDF is finite; float64, shape of `ranks` (see `bits`)."""
     return open_interval(bits(seed, purpose, ranks, iteration))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from wagma.algorithms import Collectives, specification
 from wagma.core.groups import Group
-from wagma.trace import Execution, Iteration, Trace
+from wagma.trace import ExchangeRecord, Execution, Iteration, Trace
 
 _NAMES = (
     "exactly once, in order", "agreement", "wholeness", "freshness", "bounded staleness", "consistency", "progress", "determinism",
@@ -28,6 +28,11 @@ class Violation:
     message: str
 
 
+def asked(x: ExchangeRecord) -> tuple[int, int]:
+    """(active rank, version), which names a pair; of an exchange with neighbours the rank is the own one."""
+    return (x.sources[0] if x.role == "passive" and x.sources else x.rank), x.version
+
+
 class Run:
     """A trace, indexed for the checkers. Raises InputError if its header has no valid scenario or an unknown algorithm."""
 
@@ -38,7 +43,10 @@ class Run:
         self.ranks = scenario.ranks
         self.dtype = scenario.dtype
         self.merge_once = scenario.settings_of(trace.header.algorithm).merge_once
-        self.communicates = specification(trace.header.algorithm).collectives is not Collectives.NONE
+        kind = specification(trace.header.algorithm).collectives
+        self.communicates = kind not in (Collectives.NONE, Collectives.NEIGHBOURS, Collectives.PAIRS)
+        self.neighbourly = kind is Collectives.NEIGHBOURS
+        self.pairs_only = kind is Collectives.PAIRS
         self.models = trace.header.value == "model"
         self.digests = trace.header.digests != "off"
         self.initial = {start.rank: start.initial_digest for start in trace.starts}
@@ -53,7 +61,8 @@ class Run:
         #: By rank, the last version at which it arrived; it closed after that one.
         self.last_arrival: defaultdict[int, int] = defaultdict(lambda: -1)
         known = range(self.ranks)
-        self.strangers = sorted(({e.rank for e in trace.executions} | {a.rank for a in trace.iterations}) - set(known))
+        records: list[Execution | Iteration | ExchangeRecord] = [*trace.executions, *trace.iterations, *trace.exchanges]
+        self.strangers = sorted({record.rank for record in records} - set(known))
         for a in sorted((a for a in trace.iterations if a.rank in known), key=lambda a: a.sequence):
             self.iterations[a.rank].append(a)
             self.iteration.setdefault((a.rank, a.iteration), a)
@@ -64,6 +73,13 @@ class Run:
             self.executions[e.rank].append(e)
             if self.execution.setdefault((e.rank, e.version), e) is e:
                 self.groups[e.version].setdefault(tuple(e.group), []).append(e)
+        #: Exchanges by rank, in causal order.
+        self.exchanges: defaultdict[int, list[ExchangeRecord]] = defaultdict(list)
+        #: By role, rank and version, of duplicates the first; of a passive one the rank is that of the active side.
+        self.exchange: dict[tuple[str, int, int], ExchangeRecord] = {}
+        for x in sorted((x for x in trace.exchanges if x.rank in known), key=lambda x: x.sequence):
+            self.exchanges[x.rank].append(x)
+            self.exchange.setdefault((x.role, *asked(x)), x)
         #: The last version at which any rank arrived; -1: none.
         self.last = max(self.last_arrival.values(), default=-1)
 

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wagma.algorithms import Collectives, specification
-from wagma.core.averaging import merge, merge_rule
+from wagma.core.averaging import add, merge, merge_rule, with_zeros
 from wagma.core.digest import digest
 from wagma.core.groups import Group
-from wagma.core.protocol import BUFFERS, NONE, Complete, Forward, Machine, Output, Start, dimensions
+from wagma.core.protocol import BUFFERS, NONE, Complete, Forward, Machine, Output, Retracted, Solo, Start, dimensions
 from wagma.core.schedule import NEVER, Schedule
+from wagma.core.symbols import NULL
 from wagma.core.trees import Array, tree_sum
+from wagma.errors import InputError
 from wagma.scenario import as_table, read
 from wagma.trace import Execution, Header, Iteration, RankStart, Trace
 from wagma.validate import (
@@ -90,12 +92,13 @@ def synthetic_trace(
     close_early: bool = False,
     compute_ns: Sequence[Sequence[int]] | None = None,
     algorithm: str = "wagma_sgd",
+    initiators: int | str = "solo",
 ) -> Trace:
-    """The trace of one arbitrary legal run of a model averaging algorithm, chosen by `seed`.
+    """The trace of one arbitrary legal run of an algorithm that averages models, or of eager_sgd, chosen by `seed`.
 
     sync_period 0 is never. close_early: each rank closes after a number of iterations of its own. compute_ns[rank][iteration]
-    replaces the random compute times, which stall now and then. Raises InputError for settings out of range, and AssertionError
-    if ranks are stuck or an activation strands.
+    replaces the random compute times, which stall now and then. initiators: of eager_sgd. Raises InputError for settings out of range,
+    and AssertionError if ranks are stuck or an activation strands.
     """
     table = {
         "name": "synthetic",
@@ -110,9 +113,16 @@ def synthetic_trace(
             "sync_period": "never" if sync_period == NEVER else sync_period,
             "merge_once": merge_once,
         },
+        "algorithms": {"eager_sgd": {"initiators": initiators}},
     }
+    kind = specification(algorithm).collectives
+    if kind in (Collectives.NEIGHBOURS, Collectives.PAIRS):
+        raise InputError(
+            f"algorithm = {algorithm!r}: it has no decision machine to drive; allowed: those with collectives, or none"
+        )
     scenario = read(table, "synthetic")
-    header = Header("sim", "synthetic", algorithm, "model", "adversarial", "content", as_table(scenario))
+    value = "gradient" if algorithm == "eager_sgd" else "model"
+    header = Header("sim", "synthetic", algorithm, value, "adversarial", "content", as_table(scenario))
     trace = Trace(header, source=f"synthetic {ranks}/{group_size}/{sync_period} seed {seed}")
     _World(trace, merge_once, close_early, compute_ns).run()
     trace.sort()
@@ -156,7 +166,7 @@ class _Meeting:
 
     group: Group
     direct: bool
-    started: list[_Rank] = field(default_factory=list)
+    started: dict[int, tuple[Start, Execution]] = field(default_factory=dict)  # by rank
     executed: int = 0
     total: Array | None = None
 
@@ -168,8 +178,10 @@ class _Rank:
         self.rank = rank
         self.machine = Machine(rank, schedule, merge_once)
         self.buffers = [np.full(PARAMETERS, np.nan, np.float32) for _ in range(BUFFERS)]
-        self.buffers[self.machine.published][:] = model
+        if self.machine.published != NONE:
+            self.buffers[self.machine.published][:] = model
         self.model = model
+        self.gradient = model  # where gradients accumulate: the newest, with those taken back
         self.left = iterations
         self.iteration = 0
         self.arrival_ns = 0
@@ -179,6 +191,7 @@ class _Rank:
         self.start: Start
         self.record: Execution  # of the execution under way
         self.sequence = 0
+        self.retracted_ns: int | None = None
 
     def next_sequence(self) -> int:
         """The causal order of this rank's records."""
@@ -235,6 +248,8 @@ class _World:
 
     def _compute(self, rank: _Rank) -> None:
         if not rank.left:
+            if self.schedule.accumulate:
+                rank.buffers[rank.machine.live][:] = rank.model
             self._apply(rank, rank.machine.close)
             if all(other.machine.closed for other in self.ranks):
                 last = max(other.machine.arrived for other in self.ranks)
@@ -248,26 +263,36 @@ class _World:
         else:
             stalls = self.random.random() < STALL_PROBABILITY
             delay = self.random.randint(0, self.paces[rank.rank]) * (STALL_FACTOR if stalls else 1)
-        self._later(delay, partial(self._publish, rank))
+        self._later(delay, partial(self._retract if self.schedule.accumulate else self._publish, rank))
+
+    def _retract(self, rank: _Rank) -> None:
+        """Take back what no version has taken; others may be faster than the arrival that follows."""
+        rank.gradient, rank.retracted_ns = self._draw(), None
+        for output in rank.machine.retract():
+            if isinstance(output, Retracted):
+                rank.gradient, rank.retracted_ns = add(rank.buffers[output.buffer], rank.gradient), self.now
+                rank.machine.merge_done()
+        self._hop(partial(self._publish, rank))
 
     def _publish(self, rank: _Rank) -> None:
-        rank.model = rank.model + self._draw()
+        gradient = self.schedule.accumulate and not self.schedule.is_sync(rank.iteration)
+        if not gradient:
+            rank.model = rank.model + (rank.gradient if self.schedule.accumulate else self._draw())
+        published = rank.gradient if gradient else rank.model
         rank.arrival_ns = self.now
-        rank.published_digest = digest(rank.model)
+        rank.published_digest = digest(published)
         if not (self.communicates and self.schedule.next(rank.iteration - 1) == rank.iteration):
             record = self._record(rank, None, None)
             record.model_digest = rank.published_digest
             self._next(rank)
             return
-        rank.buffers[rank.machine.live][:] = rank.model
-        if rank.machine.activated < rank.iteration:
-            rank.own_activation = rank.iteration
+        rank.buffers[rank.machine.live][:] = published
         self._apply(rank, rank.machine.arrive, rank.iteration)
 
     def _record(self, rank: _Rank, fresh: bool | None, merged_version: int | None) -> Iteration:
         record = Iteration(
             rank.rank, rank.next_sequence(), rank.iteration, rank.arrival_ns, self.now, fresh, merged_version,
-            published_digest=rank.published_digest,
+            published_digest=rank.published_digest, retracted_ns=rank.retracted_ns,
         )  # fmt: skip
         self.trace.iterations.append(record)
         return record
@@ -279,6 +304,8 @@ class _World:
             length = len(self.schedule.group(rank.rank, complete.merged_version))
             if self.schedule.is_sync(complete.merged_version):
                 rank.model = total.copy()
+            elif self.schedule.accumulate:
+                rank.model = rank.model + merge(total, rank.model, 0, length)
             else:
                 rank.model = merge(total, rank.model, *merge_rule(int(complete.fresh), length))
             self._apply(rank, rank.machine.merge_done)
@@ -295,6 +322,8 @@ class _World:
         """Feed one event to a machine, note what it activated, carry its outputs out."""
         version = self.schedule.next(rank.machine.activated)
         outputs = event(*arguments)
+        if version <= rank.machine.activated and event in (rank.machine.arrive, rank.machine.solo):
+            rank.own_activation = rank.machine.activated
         while version <= rank.machine.activated:
             rank.activated_ns[version] = self.now
             waited = self.now - self.first_activated_ns.setdefault(version, self.now)
@@ -305,6 +334,9 @@ class _World:
                 case Forward():
                     to = self.ranks[output.rank]
                     self._hop(partial(self._apply, to, to.machine.activation, output.version, output.dimension))
+                case Solo():
+                    to = self.ranks[output.rank]
+                    self._hop(partial(self._apply, to, to.machine.solo, output.version, output.dimension))
                 case Start():
                     self._start(rank, output)
                 case Complete():
@@ -318,16 +350,22 @@ class _World:
         rank.record = Execution(
             rank.rank, NONE, start.version, list(group), rank.own_activation == start.version,
             rank.activated_ns.pop(start.version), self.now, NONE, start.stamp,
+            oldest_stamp=start.oldest if self.schedule.accumulate else None,
         )  # fmt: skip
         rank.buffers[start.target][:] = np.nan
         meeting = self.meetings.setdefault((start.version, group), _Meeting(group, self.random.random() < 0.5))
-        meeting.started.append(rank)
+        meeting.started[rank.rank] = (start, rank.record)
         if len(meeting.started) == len(group):
             del self.meetings[start.version, group]
             for member in meeting.started:
-                self._hop(partial(self._executed, member, meeting))
-                if not meeting.direct:
-                    self._hop(partial(self._read, member, meeting))
+                self._hop(partial(self._executed, self.ranks[member], meeting))
+            if not meeting.direct:
+                self._end_reading(meeting)
+
+    def _end_reading(self, meeting: _Meeting) -> None:
+        for member, (start, _) in meeting.started.items():
+            if start.buffer != NONE:
+                self._hop(partial(self._read, self.ranks[member], meeting))
 
     def _executed(self, rank: _Rank, meeting: _Meeting) -> None:
         target = rank.buffers[rank.start.target]
@@ -337,8 +375,7 @@ class _World:
         self.trace.executions.append(rank.record)
         meeting.executed += 1
         if meeting.direct and meeting.executed == len(meeting.group):
-            for member in meeting.started:
-                self._hop(partial(self._read, member, meeting))
+            self._end_reading(meeting)
         self._apply(rank, rank.machine.exec_done, rank.start.version)
 
     def _read(self, rank: _Rank, meeting: _Meeting) -> None:
@@ -346,14 +383,18 @@ class _World:
         rank.record.read_ns = self.now
         self._apply(rank, rank.machine.read_done)
 
+    def _contribution(self, rank: int, start: Start) -> Array | None:
+        return None if start.buffer == NONE else self.ranks[rank].buffers[start.buffer]
+
     def _total(self, meeting: _Meeting) -> Array:
         """The sum, read out of the buffers at the last moment at which their roles still promise whole contributions."""
         if meeting.total is None or (meeting.direct and meeting.executed < len(meeting.group)):
-            by_rank = {member.rank: member for member in meeting.started}
+            contributions = {rank: self._contribution(rank, start) for rank, (start, _) in meeting.started.items()}
             if not meeting.direct or meeting.executed == len(meeting.group) - 1:  # nobody reads them after this
-                for member in meeting.started:
-                    member.record.contribution_digest = digest(member.buffers[member.start.buffer])
-            total = tree_sum([by_rank[rank].buffers[by_rank[rank].start.buffer] for rank in meeting.group])
-            sync = self.schedule.is_sync(meeting.started[0].start.version)
+                for rank, (_, record) in meeting.started.items():
+                    contribution = contributions[rank]
+                    record.contribution_digest = NULL if contribution is None else digest(contribution)
+            total = tree_sum(with_zeros([contributions[rank] for rank in meeting.group]))
+            sync = self.schedule.is_sync(next(start.version for start, _ in meeting.started.values()))
             meeting.total = np.asarray(total / np.float32(len(meeting.group))) if sync else total
         return meeting.total

@@ -10,13 +10,15 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from wagma.core.schedule import Schedule
 from wagma.errors import InputError
 from wagma.scenario import Scenario, read
 
 SCHEMA = 1
+#: What a rank is in an exchange.
+ROLES = ("neighbours", "active", "passive")
 #: What a header may say.
 _ALLOWED = {"world": ("sim", "real"), "value": ("model", "gradient"), "digests": ("content", "symbolic", "off")}
 
@@ -26,8 +28,9 @@ class Execution:
     """One execution of one version at one rank, whether the rank had arrived or not.
 
     activator: the rank's own arrival activated the version. own_stamp: for which iteration the contribution was published
-    (-1: the initial model). Digests are None when they are off. read_ns: when the last peer had read the contribution, which the
-    next version waits for; None: not after completion.
+    (-1: the initial model). oldest_stamp: where gradients accumulate, that of the oldest in the sum, own_stamp being the newest; both -1:
+    the null contribution. None: contributions do not accumulate. Digests are None when they are off. read_ns: when the last peer had
+    read the contribution, which the next version waits for; None: not after completion.
     """
 
     rank: int
@@ -42,6 +45,14 @@ class Execution:
     contribution_digest: str | None = None
     sum_digest: str | None = None
     read_ns: int | None = None
+    oldest_stamp: int | None = None
+
+    @property
+    def staleness(self) -> int | None:
+        """Version - stamp, that of the oldest gradient where they accumulate; None of the null contribution."""
+        if self.oldest_stamp is None:
+            return self.version - self.own_stamp
+        return None if self.own_stamp < 0 else self.version - self.oldest_stamp
 
 
 @dataclass(slots=True)
@@ -49,6 +60,7 @@ class Iteration:
     """One iteration of one rank's application.
 
     computed_ns: time spent in the gradient and the update; delayed_ns: injected delay. merged_version None: nothing was merged.
+    retracted_ns: when it took back gradients that no version had taken; None: there were none.
     fresh None: the iteration had no collective (then arrival is return). merged_digest is that of the sum as it was merged.
     """
 
@@ -65,6 +77,35 @@ class Iteration:
     published_digest: str | None = None
     merged_digest: str | None = None
     model_digest: str | None = None
+    retracted_ns: int | None = None
+
+
+@dataclass(slots=True)
+class ExchangeRecord:
+    """Models that a rank sent to others and got from others without a collective: with its neighbours, or in a pair.
+
+    role: neighbours (a synchronous exchange), active (the rank asked its partner for an average) or passive (it was asked).
+    version: the iteration that the exchange belongs to, of a pair that of the active rank, so that (active rank, version) names it.
+    iteration: the one that the rank itself had begun by the end, -1 before the first. stamps: the same of each source when it sent; so
+    staleness is max(0, iteration - stamp). shares: the weight with which each source's value came (neighbours only). own_digest: the
+    model that the received one was averaged into (pairs only). result_digest: the weighted sum, or the model that the average gave.
+    """
+
+    rank: int
+    sequence: int
+    role: str
+    version: int
+    iteration: int
+    to: list[int]
+    sources: list[int]
+    stamps: list[int]
+    shares: list[float]
+    started_ns: int
+    completed_ns: int
+    sent_digest: str | None = None
+    received_digests: list[str] = field(default_factory=list)
+    own_digest: str | None = None
+    result_digest: str | None = None
 
 
 @dataclass(slots=True)
@@ -102,6 +143,7 @@ class Trace:
     iterations: list[Iteration] = field(default_factory=list)
     source: str = "trace"
     wall_s: float = 0.0
+    exchanges: list[ExchangeRecord] = field(default_factory=list)
 
     @property
     def scenario(self) -> Scenario:
@@ -118,6 +160,7 @@ class Trace:
         self.starts.sort(key=lambda r: r.rank)
         self.executions.sort(key=lambda r: (r.rank, r.sequence))
         self.iterations.sort(key=lambda r: (r.rank, r.sequence))
+        self.exchanges.sort(key=lambda r: (r.rank, r.sequence))
 
     def write(self, path: str | Path) -> None:
         """Write JSON Lines. Raises InputError if the file cannot be written."""
@@ -132,18 +175,20 @@ class Trace:
         yield _dump("header", self.header)
         for start in self.starts:
             yield _dump("rank", start)
-        records: list[Execution | Iteration] = sorted([*self.executions, *self.iterations], key=lambda r: (r.rank, r.sequence))
-        for record in records:
-            yield _dump("execution" if isinstance(record, Execution) else "iteration", record)
+        records: list[Execution | Iteration | ExchangeRecord] = [*self.executions, *self.iterations, *self.exchanges]
+        for record in sorted(records, key=lambda r: (r.rank, r.sequence)):
+            yield _dump(_NAMES[type(record)], record)
 
 
-Record = Header | RankStart | Execution | Iteration
-_KINDS: dict[str, type[Header | RankStart | Execution | Iteration]] = {
+Record = Header | RankStart | Execution | Iteration | ExchangeRecord
+_KINDS: dict[str, type[Record]] = {
     "header": Header,
     "rank": RankStart,
     "execution": Execution,
     "iteration": Iteration,
+    "exchange": ExchangeRecord,
 }
+_NAMES: dict[type, str] = {kind: name for name, kind in _KINDS.items()}
 _FIELDS = {name: get_type_hints(kind) for name, kind in _KINDS.items()}
 
 
@@ -175,6 +220,8 @@ def parse_trace(lines: Iterable[str], source: str) -> Trace:
                 trace.executions.append(record)
             case Iteration():
                 trace.iterations.append(record)
+            case ExchangeRecord():
+                trace.exchanges.append(record)
     if trace is None:
         raise InputError(f"{source}: empty; a trace begins with a header")
     return trace
@@ -202,6 +249,8 @@ def _parse(line: str, where: str) -> Record:
         record = kind(**data)
     except TypeError as error:
         raise InputError(f"{where}: {str(error).split('__init__() ')[-1]}") from error
+    if isinstance(record, ExchangeRecord) and record.role not in ROLES:
+        raise InputError(f"{where}: role = {record.role!r}: must be one of {', '.join(ROLES)}")
     if isinstance(record, Header):
         if record.schema != SCHEMA:
             raise InputError(f"{where}: schema = {record.schema}: this wagma reads schema {SCHEMA}")
@@ -216,8 +265,8 @@ def _fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if annotation == list[int]:
-        return isinstance(value, list) and all(_fits(item, int) for item in value)
+    if get_origin(annotation) is list:
+        return isinstance(value, list) and all(_fits(item, get_args(annotation)[0]) for item in value)
     if isinstance(annotation, type) and not get_args(annotation):
         return isinstance(value, annotation)
     if annotation == dict[str, Any]:

@@ -11,12 +11,15 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import pairwise, zip_longest
 
+from wagma import validate_exchanges as exchanges
+from wagma import validate_gradients as gradients
+from wagma.algorithms import Collectives, specification
 from wagma.core.averaging import merge_rule
 from wagma.core.groups import Group
 from wagma.core.protocol import dimensions
 from wagma.core.symbols import reduced
 from wagma.evidence import PROMISES, Run, Violation
-from wagma.trace import Execution, Iteration, Trace
+from wagma.trace import ExchangeRecord, Execution, Iteration, Trace
 
 INITIAL = -1  # stamp of the initial model
 SHOWN = 3  # messages that a report gives per promise
@@ -38,7 +41,8 @@ def report(traces: Sequence[Trace], violations: Sequence[Violation]) -> str:
         scenario = trace.scenario
         wanted = scenario.ranks * scenario.iterations
         iterations = f"{len(trace.iterations)} of {wanted} iterations of {len(trace.starts)} of {scenario.ranks} ranks"
-        counts = f"{len(trace.executions)} executions, {iterations}"
+        exchanged = f"{len(trace.exchanges)} exchanges, " if trace.exchanges else ""
+        counts = f"{len(trace.executions)} executions, {exchanged}{iterations}"
         lines.append(f"{trace.source}: {header.algorithm} in {header.world} ({header.engine}), {counts}")
         unchecked = _unchecked(trace)
         for promise, name in PROMISES.items():
@@ -53,14 +57,19 @@ def report(traces: Sequence[Trace], violations: Sequence[Violation]) -> str:
 
 def _unchecked(trace: Trace) -> dict[int, str]:
     """The promises that a trace cannot show, or not wholly, each with the reason."""
-    if not any(a.fresh is not None for a in trace.iterations):
-        return dict.fromkeys(PROMISES.keys() - {1}, "not checked: no collective in this run")
     unchecked = {}
-    if not any(trace.schedule.is_sync(a.iteration) for a in trace.iterations):
+    if not any(a.fresh is not None for a in trace.iterations):
+        shown = {1, 2, 3, 5, 7, 8} if trace.exchanges else {1}
+        unchecked = dict.fromkeys(PROMISES.keys() - shown, "not checked: no collective in this run")
+        if not trace.exchanges:
+            return unchecked
+        if specification(trace.header.algorithm).collectives is Collectives.PAIRS:
+            unchecked[5] = "no bound is promised; the stamps held"
+    elif not any(trace.schedule.is_sync(a.iteration) for a in trace.iterations):
         unchecked[6] = "not checked: no sync in this run"
     if trace.header.digests == "off":
         unchecked |= dict.fromkeys((3, 6, 8), "not checked: digests are off")
-        unchecked[2] = "held by the groups; sums not checked: digests are off"
+        unchecked[2] = f"held by the {'neighbours' if trace.exchanges else 'groups'}; sums not checked: digests are off"
     return unchecked
 
 
@@ -85,6 +94,7 @@ def check_exactly_once(run: Run) -> Iterator[Violation]:
         if (found := _first_difference(iterations, range(len(iterations)))) is not None:
             yield run.violation(1, rank, found[0], f"iteration {found[0]}, expected {found[1]}")
         yield from _check_causal_order(run, rank)
+    yield from exchanges.exactly_once(run)
 
 
 def _first_difference(seen: Sequence[int], expected: Sequence[int]) -> tuple[int | None, int | None] | None:
@@ -103,10 +113,12 @@ def _check_causal_order(run: Run, rank: int) -> Iterator[Violation]:
         if (a.fresh is not None) != run.joins(a.iteration):
             expected = "true or false" if run.joins(a.iteration) else "none, as the iteration has no collective"
             yield run.violation(1, rank, a.iteration, f"fresh = {a.fresh}, expected {expected}")
-    records: list[Execution | Iteration] = [*run.executions[rank], *run.iterations[rank]]
+    records: list[Execution | Iteration | ExchangeRecord] = [
+        *run.executions[rank], *run.iterations[rank], *run.exchanges[rank],
+    ]  # fmt: skip
     for record in records:
         if record.sequence in sequences:
-            version = record.version if isinstance(record, Execution) else record.iteration
+            version = record.iteration if isinstance(record, Iteration) else record.version
             yield run.violation(1, rank, version, f"a second record with sequence {record.sequence}, expected one")
         sequences.add(record.sequence)
 
@@ -132,6 +144,7 @@ def check_agreement(run: Run) -> Iterator[Violation]:
                     text = f"sum {e.sum_digest}, expected {first.sum_digest} as at rank {first.rank} of the same group"
                     yield run.violation(2, e.rank, version, text)
             yield from _check_symbolic_sum(run, version, group)
+    yield from exchanges.agreement(run)
 
 
 def _check_symbolic_sum(run: Run, version: int, group: Group) -> Iterator[Violation]:
@@ -166,7 +179,7 @@ def check_wholeness(run: Run) -> Iterator[Violation]:
             yield run.violation(3, rank, None, "initial_digest = None, expected a digest")
     for e in run.execution.values():
         yield from _missing_digests(run, e, e.version, "contribution_digest", "sum_digest")
-        wanted, what = _claimed_content(run, e)
+        wanted, what = gradients.claimed(run, e) if run.schedule.accumulate else _claimed_content(run, e)
         if wanted is not None and e.contribution_digest not in (wanted, None):
             text = f"contribution {e.contribution_digest} with stamp {e.own_stamp}, expected {wanted}, {what}"
             yield run.violation(3, e.rank, e.version, text)
@@ -176,6 +189,8 @@ def check_wholeness(run: Run) -> Iterator[Violation]:
         if merged is not None and a.merged_digest != merged.sum_digest:
             text = f"merged {a.merged_digest}, expected {merged.sum_digest}, its sum of version {merged.version}"
             yield run.violation(3, a.rank, a.iteration, text)
+    yield from gradients.wholeness(run)
+    yield from exchanges.wholeness(run)
 
 
 def _missing_digests(run: Run, record: Execution | Iteration, version: int, *fields: str) -> Iterator[Violation]:
@@ -244,6 +259,9 @@ def _merge_defect(run: Run, a: Iteration, before: int | None) -> str | None:
 
 def check_staleness(run: Run) -> Iterator[Violation]:
     """Promise 5: contributions keep the schedule's bound; each is the newest model that its rank had published by the start."""
+    if run.schedule.accumulate:
+        yield from gradients.staleness(run)
+        return
     for rank, executions in run.executions.items():
         arrivals = sorted((a.arrival_ns, a.iteration) for a in run.iterations[rank] if a.fresh is not None)
         for e in executions:
@@ -261,6 +279,7 @@ def check_staleness(run: Run) -> Iterator[Violation]:
             if own is not None and own.fresh is not None and own.arrival_ns > e.started_ns:
                 text = f"stamp {e.own_stamp}, published at {own.arrival_ns} ns, expected one by the start at {e.started_ns} ns"
                 yield run.violation(5, rank, e.version, text)
+    yield from exchanges.staleness(run)
 
 
 def check_consistency(run: Run) -> Iterator[Violation]:
@@ -295,13 +314,15 @@ def check_progress(run: Run) -> Iterator[Violation]:
             text = f"returned at {a.return_ns} ns (sequence {a.sequence}), expected not before version {merged.version} was"
             text += f" complete at {merged.completed_ns} ns (sequence {merged.sequence})"
             yield run.violation(7, a.rank, a.iteration, text)
+    yield from gradients.progress(run)
+    yield from exchanges.progress(run)
 
 
 def _check_activation_spread(run: Run) -> Iterator[Violation]:
     """Where all ranks share a virtual clock: an activation reaches everyone within one hop per dimension of its tree."""
     if run.trace.header.clock != "virtual":
         return
-    limit = dimensions(run.ranks) * round(run.trace.scenario.network.activation_ns or 0)
+    limit = dimensions(run.ranks) * run.trace.scenario.network.longest_hop_ns
     for version, groups in run.groups.items():
         activated = {e.rank: e.activated_ns for members in groups.values() for e in members}
         first = min(activated.values())
@@ -328,7 +349,7 @@ def check_determinism(*runs: Run) -> Iterator[Violation]:
     for run in runs:
         if not run.digests:
             continue
-        for promise in (_sums(run), _merges(run)):
+        for promise in (_sums(run), _merges(run), exchanges.outcomes(run)):
             for rank, version, key, result in promise:
                 place = f"rank {rank}, version {version} of {run.trace.source}"
                 other, where = known.setdefault((run.trace.header.digests, run.dtype, *key), (result, place))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from wagma.core.effects import Algorithm, RankView, Value
-from wagma.core.schedule import NEVER, Schedule
+from wagma.core.schedule import EVERYBODY, NEVER, Schedule
 from wagma.errors import InputError
 
 
@@ -18,7 +18,9 @@ class Collectives(StrEnum):
     EVERY = "every"  # a sync in every iteration
     PERIODIC = "periodic"  # a sync every sync_period iterations, nothing between
     GROUPED = "grouped"  # a group allreduce in every iteration, a sync every sync_period
-    NEIGHBOURS = "neighbours"  # no collective; an exchange with neighbours in every iteration, or averaging in pairs
+    WHOLE = "whole"  # gradients over all ranks in every iteration, waiting for nobody; a sync of models every sync_period
+    NEIGHBOURS = "neighbours"  # no collective; a synchronous exchange with neighbours in every iteration
+    PAIRS = "pairs"  # no collective; averaging in pairs, which nothing keeps in step
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +39,18 @@ class Specification:
     keys: tuple[str, ...] = ()
     companion: Callable[[RankView], Algorithm] | None = None
 
-    def schedule(self, world_size: int, group_size: int, sync_period: int) -> Schedule:
+    def schedule(self, world_size: int, group_size: int, sync_period: int, initiators: int = EVERYBODY, seed: int = 0) -> Schedule:
         """The schedule of a run with these settings; those that the algorithm does not use are ignored."""
         match self.collectives:
             case Collectives.GROUPED:
                 return Schedule(world_size, group_size, sync_period)
+            case Collectives.WHOLE:
+                return Schedule(world_size, world_size, sync_period, initiators=initiators, seed=seed, accumulate=True)
             case Collectives.PERIODIC:
                 if sync_period == NEVER:
                     raise InputError(f'sync_period = "never": {self.name} does nothing but sync; allowed: 1 or more')
                 return Schedule(world_size, 1, sync_period, grouped=False)
-            case Collectives.EVERY | Collectives.NONE | Collectives.NEIGHBOURS:
+            case Collectives.EVERY | Collectives.NONE | Collectives.NEIGHBOURS | Collectives.PAIRS:
                 return Schedule(world_size, 1, 1, grouped=False)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
+from wagma.algorithms import specification
 from wagma.api import plan, select_algorithms
 from wagma.commands.options import (
     add_run_options,
@@ -29,11 +30,12 @@ from wagma.commands.options import (
 )
 from wagma.errors import CollectiveTimeout, InputError, MissingDependencyError, PeerFailed, WagmaError
 from wagma.progress import REDRAW_S, Progress
+from wagma.real.algorithms import real_algorithms, require_real
 from wagma.real.channel import Sender, stack_file
 from wagma.real.launch import require, run_ranks, under_mpiexec
 from wagma.report.tables import results_table
 from wagma.results import Result, summarize
-from wagma.scenario import Scenario
+from wagma.scenario import Scenario, require_changing_groups
 
 #: How many ranks the process manager of MPICH and of Open MPI has started.
 SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
@@ -46,7 +48,7 @@ Runs = list[tuple[Scenario, str]]
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("-n", "--ranks", type=_one_number, metavar="N", help="ranks to start (default: the scenario's)")
-    add_run_options(parser, engine="real", algorithms="wagma_sgd")
+    add_run_options(parser, engines=["real"], algorithms="wagma_sgd")
     parser.add_argument("--launched", help=argparse.SUPPRESS)  # by run_ranks: where to report
 
 
@@ -66,7 +68,13 @@ def _plan(options: argparse.Namespace, ranks: int | None) -> Runs:
     scenario = load_scenarios(options, None if ranks is None else [ranks])[0]
     if scenario.training.workload == "none":
         raise InputError(f'{scenario.source}: training.workload = "none": there is nothing to train; wagma simulate can run it')
-    return list(plan([scenario], select_algorithms(options.algorithms)))
+    names = real_algorithms() if options.algorithms == "all" else select_algorithms(options.algorithms)
+    for name in names:
+        require_real(specification(name))
+    runs = list(plan([scenario], names))
+    for _, algorithm in runs:
+        require_changing_groups(scenario, algorithm)
+    return runs
 
 
 def _on_this_rank(options: argparse.Namespace) -> int:

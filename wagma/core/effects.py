@@ -119,6 +119,13 @@ class AwaitIteration:
 
 
 @dataclass(frozen=True, slots=True)
+class AwaitAveraging:
+    """Of a rank's first activity: wait until its second one has done with `iteration`; no outcome."""
+
+    iteration: int
+
+
+@dataclass(frozen=True, slots=True)
 class Barrier:
     """Wait for all ranks to reach this point of `iteration`; no outcome."""
 
@@ -127,7 +134,7 @@ class Barrier:
 
 Effect = (
     ComputeGradient | ApplyUpdate | Allreduce | GroupAllreduce | Average | Recover | Scale | Exchange | PairAverage
-    | AwaitIteration | Barrier
+    | AwaitIteration | AwaitAveraging | Barrier
 )  # fmt: skip
 
 
@@ -140,8 +147,8 @@ class GroupOutcome:
     them and never branch on them.
     """
 
-    fresh: int
-    group_length: int
+    fresh: Number
+    group_length: Number
 
 
 @dataclass(frozen=True, slots=True)

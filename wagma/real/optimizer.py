@@ -20,6 +20,7 @@ from wagma.algorithms import Collectives, Specification, specification
 from wagma.core.effects import Value
 from wagma.core.schedule import Schedule
 from wagma.errors import InputError
+from wagma.real.algorithms import require_real
 from wagma.real.driver import RankDriver
 from wagma.real.kernel import Engine, is_orderly, require, world
 from wagma.real.limited import agree, broadcast
@@ -162,7 +163,7 @@ def distribute(
                 f"optimizer: {type(optimizer).__name__} evaluates a closure several times in a step: not supported"
             )
         require(comm)
-        spec = specification(algorithm)
+        spec = require_real(specification(algorithm))
         size, period = resolve_group_size(group_size, comm.size, "group_size"), resolve_sync_period(sync_period)
         return spec, spec.schedule(comm.size, size, period), *flat_views(model)
 

@@ -13,7 +13,7 @@ from wagma.imbalance import Times
 from wagma.real.limited import barrier, gather
 from wagma.real.optimizer import DistributedOptimizer, distribute
 from wagma.real.recorder import assemble
-from wagma.scenario import Scenario
+from wagma.scenario import Scenario, require_changing_groups
 from wagma.trace import Trace
 from wagma.workloads import consolidated_accuracy, replicas
 from wagma.workloads.replica import Replica
@@ -31,7 +31,8 @@ def train(scenario: Scenario, algorithm: str, comm: Any, progress: Progress | No
     each of its iterations. Raises InputError if the scenario trains nothing or has another number of ranks.
     """
     if scenario.training.workload == "none":
-        raise InputError(f'{scenario.source}: training.workload = "none": nothing to train; allowed: digits')
+        raise InputError(f'{scenario.source}: training.workload = "none": nothing to train; allowed: digits, digits_mlp')
+    require_changing_groups(scenario, algorithm)
     if scenario.ranks != comm.size:
         raise InputError(f"{scenario.source}: ranks = {scenario.ranks}: the run has {comm.size}; use -n {scenario.ranks}")
     wall = time.perf_counter()

@@ -13,17 +13,37 @@ from typing import Any
 import simpy
 
 from wagma.algorithms import Specification, specification
-from wagma.core.effects import Allreduce, ApplyUpdate, Average, ComputeGradient, GroupAllreduce, GroupOutcome, Value
+from wagma.core.effects import (
+    Allreduce,
+    ApplyUpdate,
+    Average,
+    AwaitAveraging,
+    AwaitIteration,
+    Barrier,
+    ComputeGradient,
+    Effect,
+    Exchange,
+    ExchangeOutcome,
+    GroupAllreduce,
+    GroupOutcome,
+    PairAverage,
+    Recover,
+    Scale,
+    Value,
+)
 from wagma.core.protocol import NONE
 from wagma.core.schedule import Schedule
 from wagma.errors import WagmaError
 from wagma.imbalance import Times
 from wagma.scenario import Scenario, as_table
 from wagma.sim.collective import Collective, Joined
+from wagma.sim.gossip import Gossip, Received
+from wagma.sim.memory import seldom_collecting
 from wagma.sim.numerics import Numerics
 from wagma.trace import Header, Iteration, RankStart, Trace
 
 Progress = Callable[[int, int], None]
+Observe = Callable[[int, int], None]
 
 
 class Rank:
@@ -37,10 +57,12 @@ class Rank:
         self._run = run
         self._member = run.collective.members[rank]
         self._record: Iteration | None = None
-        self._joined: Joined | None = None
+        self._gathered: Joined | Received | None = None  # what Average works on
+        self._over = False
+        self._computed_until = 0  # the end of the compute under way, of which communication may overlap the last part
 
     def process(self) -> Generator[simpy.Event, Any, None]:
-        """The SimPy process: one effect after the other, then close."""
+        """The SimPy process of the rank's first activity: one effect after the other, then close."""
         algorithm = self._run.specification.run(self)
         outcome: Any = None
         while True:
@@ -48,35 +70,98 @@ class Rank:
                 effect = algorithm.send(outcome)
             except StopIteration:
                 break
-            outcome = None
-            match effect:
-                case ComputeGradient():
-                    yield self._compute(effect.iteration)
-                case ApplyUpdate():
-                    self._run.numerics.apply_update(self.rank, effect.iteration)
-                case Allreduce():
-                    joined = yield from self._join(effect)
-                    self._run.numerics.replace(self.rank, effect.value, joined.result)
-                    self._run.collective.merged(self.rank)
-                case GroupAllreduce():
-                    self._joined = yield from self._join(effect)
-                    outcome = GroupOutcome(int(self._joined.fresh), self._joined.group_length)
-                case Average():
-                    self._average(effect)
-                case _:
-                    raise WagmaError(f"rank {self.rank}: {effect!r} is no effect that the simulator knows")
+            outcome = yield from self._perform(effect)
+        yield from self._finish_compute()
         self._finish_iteration()
-        self._run.collective.close(self.rank)
+        self._over = True
+        self._run.gossip.end(self.rank)
+        self._run.collective.close(self.rank, self._run.numerics.publish(self.rank, Value.MODEL))
 
-    def _compute(self, iteration: int) -> simpy.Event:
-        self._finish_iteration()
+    def companion(self) -> Generator[simpy.Event, Any, None]:
+        """The SimPy process of its second activity, if it has one: it ends with the first, after the effect under way."""
+        second = self._run.specification.companion
+        assert second is not None
+        for effect in second(self):
+            match effect:
+                case AwaitIteration():
+                    yield self._run.gossip.await_iteration(self.rank, effect.iteration)
+                case PairAverage():
+                    yield self._run.gossip.average_pair(self.rank, effect)
+                case _:
+                    raise WagmaError(f"rank {self.rank}: {effect!r} is nothing for a second activity")
+            if self._over:
+                return
+        self._run.gossip.averaged(self.rank)
+
+    def _perform(self, effect: Effect) -> Generator[simpy.Event, Any, Any]:
+        """Make the effect happen, however long that takes; its outcome."""
         run = self._run
+        match effect:
+            case ComputeGradient():
+                yield from self._finish_compute()
+                self._finish_iteration()
+                began = int(run.env.now)
+                if run.gate is not None and (opened := run.gate(self.rank, effect.iteration)) is not None:
+                    yield opened
+                yield self._compute(effect.iteration, int(run.env.now) - began)
+            case ApplyUpdate():
+                run.numerics.apply_update(self.rank, effect.iteration)
+            case Allreduce():
+                joined = yield from self._join(effect)
+                run.numerics.replace(self.rank, effect.value, joined.result)
+                run.collective.merged(self.rank)
+            case GroupAllreduce():
+                self._gathered = joined = yield from self._join(effect)
+                return GroupOutcome(int(joined.fresh), joined.group_length)
+            case Exchange():
+                self._gathered = received = yield from self._exchange(effect)
+                return ExchangeOutcome(received.mass)
+            case Average():
+                self._average(effect)
+            case Recover():
+                for taken in run.collective.retract(self.rank):
+                    run.numerics.add(self.rank, effect.value, taken)
+                    if self._record is not None:
+                        self._record.retracted_ns = int(run.env.now)
+            case Scale():
+                run.numerics.scale(self.rank, effect.factor)
+            case PairAverage():
+                yield run.gossip.average_pair(self.rank, effect)
+                self._returned()
+            case AwaitAveraging():
+                yield run.gossip.await_averaging(self.rank, effect.iteration)
+                self._returned()
+            case Barrier():
+                # Nobody begins the next iteration before everybody's compute has ended, whatever overlaps with it.
+                self._computed_until = yield run.gossip.barrier(self.rank, effect.iteration, self._computed_until)
+                self._returned()
+            case _:
+                raise WagmaError(f"rank {self.rank}: {effect!r} is no effect that the simulator knows")
+        return None
+
+    def _compute(self, iteration: int, held: int) -> simpy.Event:
+        """The gradient and the delays; what the rank was `held` before counts as delay."""
+        run = self._run
+        run.gossip.begin(self.rank, iteration)
         computed = int(run.times.compute_ns(iteration)[self.rank])
         delayed = int(run.times.delay_ns(iteration)[self.rank]) if run.specification.delayed else 0
         end = int(run.env.now) + computed + delayed
-        self._record = Iteration(self.rank, NONE, iteration, end, end, None, None, computed_ns=computed, delayed_ns=delayed)
+        self._record = Iteration(
+            self.rank, NONE, iteration, end, end, None, None, computed_ns=computed, delayed_ns=held + delayed
+        )  # fmt: skip
         run.numerics.compute_gradient(self.rank, iteration)
-        return run.env.timeout(computed + delayed)
+        # What a second activity sends overlaps with all of the compute anyway.
+        early = 0 if run.specification.companion is not None else round(run.scenario.network.overlap * computed)
+        self._computed_until = end
+        self._record.arrival_ns = end - early
+        return run.env.timeout(computed + delayed - early)
+
+    def _finish_compute(self) -> Generator[simpy.Event, Any, None]:
+        """Communication that began before the end of the compute does not end the iteration before that."""
+        left = self._computed_until - int(self._run.env.now)
+        if left > 0:
+            yield self._run.env.timeout(left)
+            self._returned()
 
     def _join(self, effect: Allreduce | GroupAllreduce) -> Generator[simpy.Event, Any, Joined]:
         run, record = self._run, self._record
@@ -84,7 +169,7 @@ class Rank:
         contribution = run.numerics.publish(self.rank, effect.value)
         record.arrival_ns = int(run.env.now)
         record.published_digest = run.numerics.digest(contribution)
-        joined: Joined = yield run.collective.arrive(self.rank, effect.iteration, contribution)
+        joined: Joined = yield run.collective.arrive(self.rank, effect.iteration, contribution, self._computed_until)
         record.return_ns = int(run.env.now)
         record.fresh = joined.fresh
         if joined.merged_version != NONE:
@@ -92,10 +177,26 @@ class Rank:
             record.merged_digest = run.numerics.digest(joined.result)
         return joined
 
+    def _exchange(self, effect: Exchange) -> Generator[simpy.Event, Any, Received]:
+        run, record = self._run, self._record
+        assert record is not None
+        contribution = run.numerics.publish(self.rank, effect.value)
+        record.published_digest = run.numerics.digest(contribution)
+        received: Received = yield run.gossip.exchange(self.rank, effect, contribution, self._computed_until)
+        self._returned()
+        return received
+
+    def _returned(self) -> None:
+        """The rank goes on: the time since its arrival was spent waiting for others."""
+        if self._record is not None:
+            self._record.return_ns = int(self._run.env.now)
+
     def _average(self, effect: Average) -> None:
-        assert self._joined is not None
-        self._run.numerics.average(self.rank, self._joined.result, effect.own_weight, effect.divisor)
-        if self._joined.merged_version != NONE:
+        gathered = self._gathered
+        assert gathered is not None
+        total = gathered.total if isinstance(gathered, Received) else gathered.result
+        self._run.numerics.average(self.rank, total, effect.own_weight, effect.divisor, effect.value)
+        if isinstance(gathered, Joined) and gathered.merged_version != NONE:
             self._run.collective.merged(self.rank)
 
     def _finish_iteration(self) -> None:
@@ -106,12 +207,15 @@ class Rank:
         record.sequence = self._member.next_sequence()
         record.model_digest = run.numerics.digest(run.numerics.publish(self.rank, Value.MODEL))
         run.finished(record)
+        self._record = None
 
 
 class Run:
     """One simulation: environment, collective, ranks and their records."""
 
-    def __init__(self, scenario: Scenario, algorithm: str, numerics: Numerics, progress: Progress | None) -> None:
+    def __init__(
+        self, scenario: Scenario, algorithm: str, numerics: Numerics, progress: Progress | None, observe: Observe | None = None
+    ) -> None:
         self.scenario = scenario
         self.specification: Specification = specification(algorithm)
         self.numerics = numerics
@@ -120,40 +224,66 @@ class Run:
         self.collective = Collective(
             self.env, scenario.schedule(algorithm), scenario.network, scenario.model_bytes, numerics, merge_once
         )
-        self.times = Times(scenario.ranks, scenario.seed, scenario.compute, scenario.imbalance)
+        self.gossip = Gossip(
+            self.env, self.collective.network, scenario.ranks, scenario.model_bytes, numerics,
+            lambda rank: self.collective.members[rank].next_sequence(),
+        )  # fmt: skip
+        self.times = Times(scenario.ranks, scenario.seed, scenario.compute, scenario.imbalance, scenario.noise)
         self.iterations: list[Iteration] = []
+        #: Asked before each iteration, gate(rank, iteration): an event to wait for, or None (`wagma.sim.cluster`).
+        self.gate: Callable[[int, int], simpy.Event | None] | None = None
+        self._began = time.perf_counter()
+        self._initial: list[Any] = []
         self._progress = progress
+        self._observe = observe
 
     def finished(self, record: Iteration) -> None:
         """Keep a finished iteration."""
         self.iterations.append(record)
         if self._progress is not None:
             self._progress(len(self.iterations), self.scenario.ranks * self.scenario.iterations)
+        if self._observe is not None:
+            self._observe(int(self.env.now), len(self.iterations))
 
     def execute(self) -> Trace:
         """Run to the end and drain. Raises WagmaError, naming ranks and versions, if the ranks wait for each other forever."""
-        began = time.perf_counter()
-        initial = [self.numerics.publish(rank, Value.MODEL) for rank in range(self.scenario.ranks)]
-        for rank, model in enumerate(initial):
+        self.begin()
+        with seldom_collecting():
+            self.env.run()
+        return self.end()
+
+    def begin(self) -> None:
+        """Create the ranks; from now on the environment may run."""
+        self._initial = [self.numerics.publish(rank, Value.MODEL) for rank in range(self.scenario.ranks)]
+        for rank, model in enumerate(self._initial):
             self.collective.initialize(rank, model)
-            self.env.process(Rank(rank, self).process())
-        self.env.run()
+            view = Rank(rank, self)
+            self.env.process(view.process())
+            if self.specification.companion is not None:
+                self.env.process(view.companion())
+
+    def end(self) -> Trace:
+        """The record of the run, once its environment has no events left. Raises WagmaError if ranks are not done."""
+        self.gossip.check_done()
         self.collective.check_done()
         header = Header(
             "sim", "simpy", self.specification.name, self.specification.value, "virtual", self.numerics.kind,
             as_table(self.scenario),
         )  # fmt: skip
-        starts = [RankStart(rank, 0, "", self.numerics.digest(model)) for rank, model in enumerate(initial)]
+        starts = [RankStart(rank, 0, "", self.numerics.digest(model)) for rank, model in enumerate(self._initial)]
         name = f"sim/{self.scenario.name}/{self.specification.name}/{self.scenario.ranks}"
-        trace = Trace(header, starts, self.collective.executions, self.iterations, name)
+        trace = Trace(header, starts, self.collective.executions, self.iterations, name, exchanges=self.gossip.exchanges)
         trace.sort()
-        trace.wall_s = time.perf_counter() - began
+        trace.wall_s = time.perf_counter() - self._began
         return trace
 
 
-def simulate(scenario: Scenario, algorithm: str, numerics: Numerics, progress: Progress | None = None) -> Trace:
+def simulate(
+    scenario: Scenario, algorithm: str, numerics: Numerics, progress: Progress | None = None, observe: Observe | None = None
+) -> Trace:
     """Simulate `algorithm` on `scenario`; the trace's records are complete, its digests are those of `numerics`.
 
-    progress(done, total) is called after each iteration of each rank. Raises InputError for bad settings.
+    progress(done, total) is called after each iteration of each rank; so is observe(virtual time in ns, iterations done by
+    all ranks), which may look at `numerics` but not change it. Raises InputError for bad settings.
     """
-    return Run(scenario, algorithm, numerics, progress).execute()
+    return Run(scenario, algorithm, numerics, progress, observe).execute()

@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from wagma.core.averaging import add, merge, pair_average, weighted, weighted_sum, with_zeros
 from wagma.core.averaging import mean as mean_of
-from wagma.core.averaging import merge
 from wagma.core.digest import digest
 from wagma.core.effects import Value
-from wagma.core.symbols import INITIAL, merged, reduced, symbol
+from wagma.core.symbols import INITIAL, NULL, added, merged, paired, reduced, scaled, symbol
+from wagma.core.symbols import weighted_sum as weighted_symbols
 from wagma.core.trees import tree_sum
 
 if TYPE_CHECKING:
+    from wagma.sim.batched import Row
     from wagma.workloads.replica import Replica
 
 
@@ -38,11 +40,23 @@ class Numerics(Protocol):
     def replace(self, rank: int, value: Value, mean: Any) -> None:
         """The rank's value becomes the mean."""
 
-    def average(self, rank: int, total: Any, own_weight: int, divisor: int) -> None:
-        """The rank's model becomes (total + own_weight * own) / divisor."""
+    def average(self, rank: int, total: Any, own_weight: float, divisor: float, value: Value) -> None:
+        """The rank's value becomes (total + own_weight * own) / divisor; `total` None is nothing."""
+
+    def add(self, rank: int, value: Value, taken: Any) -> None:
+        """The rank's value becomes taken + own: what it published before and took back."""
+
+    def scale(self, rank: int, factor: float) -> None:
+        """The rank's model becomes factor * own."""
+
+    def average_pair(self, rank: int, theirs: Any, sent: Any) -> None:
+        """The rank's model becomes own + (theirs - sent) / 2: `sent` is what the other side had of this one."""
 
     def reduce(self, contributions: Sequence[Any], mean: bool) -> Any:
-        """Sum along the association tree; the mean at a sync."""
+        """Sum along the association tree; the mean at a sync. A contribution None is null: it adds zeros."""
+
+    def weighted_sum(self, contributions: Sequence[Any], weights: Sequence[float]) -> Any:
+        """Sum of weight * contribution in the order given; None of nothing."""
 
     def digest(self, published: Any) -> str | None:
         """What a trace says of a snapshot."""
@@ -65,10 +79,22 @@ class Nothing:
     def replace(self, rank: int, value: Value, mean: None) -> None:
         """Nothing to replace."""
 
-    def average(self, rank: int, total: None, own_weight: int, divisor: int) -> None:
+    def average(self, rank: int, total: None, own_weight: float, divisor: float, value: Value) -> None:
+        """Nothing to average."""
+
+    def add(self, rank: int, value: Value, taken: None) -> None:
+        """Nothing to add."""
+
+    def scale(self, rank: int, factor: float) -> None:
+        """Nothing to scale."""
+
+    def average_pair(self, rank: int, theirs: None, sent: None) -> None:
         """Nothing to average."""
 
     def reduce(self, contributions: Sequence[None], mean: bool) -> None:
+        """Nothing to add up."""
+
+    def weighted_sum(self, contributions: Sequence[None], weights: Sequence[float]) -> None:
         """Nothing to add up."""
 
     def digest(self, published: None) -> None:
@@ -100,19 +126,37 @@ class Symbols:
         """Take the mean's symbol."""
         self._values[value][rank] = mean
 
-    def average(self, rank: int, total: str | None, own_weight: int, divisor: int) -> None:
-        """A merge depends on the sum, the weights and, if it has weight, the own model."""
-        model = self._values[Value.MODEL]
-        if total is not None:
-            model[rank] = merged(total, model[rank], own_weight, divisor)
+    def average(self, rank: int, total: str | None, own_weight: float, divisor: float, value: Value) -> None:
+        """A merge depends on the sum, the weights and, if it has weight, the own value."""
+        own = self._values[value]
+        own[rank] = merged(total, own[rank], own_weight, divisor)
 
-    def reduce(self, contributions: Sequence[str], mean: bool) -> str:
+    def add(self, rank: int, value: Value, taken: str) -> None:
+        """A sum depends on both parts."""
+        own = self._values[value]
+        own[rank] = added(taken, own[rank])
+
+    def scale(self, rank: int, factor: float) -> None:
+        """A scaled model depends on the model and the factor."""
+        model = self._values[Value.MODEL]
+        model[rank] = scaled(model[rank], factor)
+
+    def average_pair(self, rank: int, theirs: str, sent: str) -> None:
+        """An average depends on all three models."""
+        model = self._values[Value.MODEL]
+        model[rank] = paired(model[rank], theirs, sent)
+
+    def reduce(self, contributions: Sequence[str | None], mean: bool) -> str:
         """A sum depends on its contributions in order."""
         return reduced(contributions, mean)
 
-    def digest(self, published: str) -> str:
+    def weighted_sum(self, contributions: Sequence[str], weights: Sequence[float]) -> str | None:
+        """A sum depends on its contributions in order, and on their weights."""
+        return weighted_symbols(contributions, weights)
+
+    def digest(self, published: str | None) -> str:
         """The symbol itself."""
-        return published
+        return NULL if published is None else published
 
 
 class Replicas:
@@ -120,7 +164,7 @@ class Replicas:
 
     kind = "content"
 
-    def __init__(self, replicas: Sequence[Replica]) -> None:
+    def __init__(self, replicas: Sequence[Replica | Row]) -> None:
         self.replicas = replicas
 
     def compute_gradient(self, rank: int, iteration: int) -> None:
@@ -139,15 +183,35 @@ class Replicas:
         """Write the mean into the model or gradient."""
         self.replicas[rank].flat(value).write(mean)
 
-    def average(self, rank: int, total: Any, own_weight: int, divisor: int) -> None:
+    def average(self, rank: int, total: Any, own_weight: float, divisor: float, value: Value) -> None:
+        """Averaging rule of the core, on the flat model or gradient."""
+        flat = self.replicas[rank].flat(value)
+        flat.write(merge(total, flat.read(), own_weight, divisor))
+
+    def add(self, rank: int, value: Value, taken: Any) -> None:
+        """In the accumulation type, on the flat gradient."""
+        flat = self.replicas[rank].flat(value)
+        flat.write(add(taken, flat.read()))
+
+    def scale(self, rank: int, factor: float) -> None:
+        """On the flat model."""
+        if factor != 1:
+            flat = self.replicas[rank].flat(Value.MODEL)
+            flat.write(weighted(flat.read(), factor))
+
+    def average_pair(self, rank: int, theirs: Any, sent: Any) -> None:
         """Averaging rule of the core, on the flat model."""
         flat = self.replicas[rank].flat(Value.MODEL)
-        flat.write(merge(total, flat.read(), own_weight, divisor))
+        flat.write(pair_average(flat.read(), theirs, sent))
 
     def reduce(self, contributions: Sequence[Any], mean: bool) -> Any:
         """Sum or mean along the association tree."""
-        return mean_of(contributions) if mean else tree_sum(contributions)
+        return mean_of(contributions) if mean else tree_sum(with_zeros(contributions))
 
-    def digest(self, published: Any) -> str:
+    def weighted_sum(self, contributions: Sequence[Any], weights: Sequence[float]) -> Any:
+        """In the accumulation type, in the order given."""
+        return weighted_sum(contributions, weights)
+
+    def digest(self, published: Any) -> str | None:
         """Digest of the bytes."""
-        return digest(published)
+        return NULL if published is None else digest(published)
