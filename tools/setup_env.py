@@ -34,7 +34,7 @@ VENV = ROOT / ".venv"
 BUILD = ROOT / "build"
 STAMP = VENV / "wagma-setup.json"
 LOG = BUILD / "setup.log"
-EXTRAS = ("torch", "plot", "mpi", "dev")
+EXTRAS = ("torch", "plot", "frames", "parquet", "mpi", "dev")
 CUDA_PREFIXES = ("nvidia-", "cuda-", "triton")
 TORCH_DOWNLOAD = re.compile(r"Downloading \S*?torch-([^-\s]+)-\S+\.whl \(")
 

@@ -1,6 +1,6 @@
 """The throughput that the paper published, for tables to print beside one's own.
 
-paper_throughput.csv holds bar heights read off figure 4 of Li et al., "Breaking (Global) Barriers in Parallel Stochastic
+paper_throughput.csv holds bar heights read off figures 4, 7 and 10 of Li et al., "Breaking (Global) Barriers in Parallel Stochastic
 Optimization With Wait-Avoiding Group Averaging", IEEE TPDS 32(7), 2021; read_error is what one pixel is worth.
 """
 

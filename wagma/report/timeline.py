@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wagma.errors import InputError, MissingDependencyError
-from wagma.trace import Execution, Iteration, Trace
+from wagma.trace import ExchangeRecord, Execution, Iteration, Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,9 +36,9 @@ class Activity(StrEnum):
 
     COMPUTING = "computing"
     DELAY = "injected delay"
-    WAITING = "waiting in a collective"
+    WAITING = "waiting for others"
     COMMUNICATING = "communicating"
-    PASSIVE = "executed passively, while computing"
+    PASSIVE = "in the background, while computing"
 
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; waiting is hatched, since nothing happens then.
@@ -67,7 +67,8 @@ def rows(trace: Trace) -> dict[int, Row]:
     """Rank -> what it did from its start to its last iteration.
 
     The delay is taken to be the last part of an iteration's computing, as both worlds inject it. Members communicate once the
-    last of them has started; an execution is passive for as long as its rank computes.
+    last of them has started; an execution is passive for as long as its rank computes. So do neighbours; of a pair, whoever asks
+    communicates until it has the answer, waiting or, as AD-PSGD does, while it computes.
     """
     executions: dict[int, list[Execution]] = defaultdict(list)
     for execution in trace.executions:
@@ -75,7 +76,7 @@ def rows(trace: Trace) -> dict[int, Row]:
     iterations: dict[int, list[Iteration]] = defaultdict(list)
     for iteration in trace.iterations:
         iterations[iteration.rank].append(iteration)
-    ready = _ready(trace)
+    ready, exchanged = _ready(trace), _exchanges(trace)
     result = {}
     for start in trace.starts:
         row = result[start.rank] = Row()
@@ -87,7 +88,27 @@ def rows(trace: Trace) -> dict[int, Row]:
             else:
                 row.spans[Activity.PASSIVE] += _common(span, busy)
                 row.spans[Activity.COMMUNICATING] += _common(span, row.spans[Activity.WAITING])
+        for span in exchanged[start.rank]:
+            row.spans[Activity.PASSIVE] += _common(span, busy)
+            row.spans[Activity.COMMUNICATING] += _common(span, row.spans[Activity.WAITING])
     return result
+
+
+def _exchanges(trace: Trace) -> dict[int, list[Span]]:
+    """Rank -> when it exchanged models with neighbours or a partner."""
+    comparable = len({start.host for start in trace.starts}) == 1
+    begun = {(x.rank, x.version): x.started_ns for x in trace.exchanges if x.role == "neighbours"}
+    spans: dict[int, list[Span]] = defaultdict(list)
+
+    def ready(x: ExchangeRecord) -> int:
+        """When everybody was there whom the rank got something from."""
+        if x.role != "neighbours" or not comparable:
+            return x.started_ns
+        return max(begun.get((rank, x.version), x.started_ns) for rank in (x.rank, *x.sources))
+
+    for x in trace.exchanges:
+        spans[x.rank].append((min(ready(x), x.completed_ns), x.completed_ns))
+    return spans
 
 
 def _add_iterations(row: Row, trace: Trace, begin: int, iterations: Sequence[Iteration]) -> list[Span]:

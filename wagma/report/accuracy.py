@@ -1,0 +1,120 @@
+"""Accuracy against virtual time, one line for each algorithm with the spread over seeds.
+
+Time is logarithmic: twice as fast is the same distance everywhere, and neither the beginning nor the end is squeezed into a corner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wagma.report.style import look, picture, plain_ticks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: Both columns of a paper: eight lines that run close together need the room.
+WIDTH_INCHES, HEIGHT_INCHES = 7.0, 3.4
+#: Percent that the axis shows below the worst final accuracy; what is further down is a steep climb that all lines have.
+SHOWN_BELOW = 15.0
+CLOSEST = 1.025  # ratio of the times of two points next to each other
+MARKERS = 6  # along a line, to tell lines apart where colours are not
+
+_TICKS = [digit * 10.0**power for power in range(-3, 9) for digit in (1, 2, 5)]
+_UNITS = ((3 * 86_400.0, 86_400.0, "days"), (3 * 3_600.0, 3_600.0, "hours"), (600.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One line: seconds and accuracies (from 0 to 1), all of one length; low and high are the spread over seeds."""
+
+    algorithm: str
+    seconds: Sequence[float]
+    mean: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+def draw(curves: Sequence[Curve], path: str | Path, title: str, seeds: int, target: float | None = None) -> None:
+    """Draw into a file, the best final accuracy first in the legend; target, from 0 to 1, is a dotted line.
+
+    Raises InputError if the file cannot be written, MissingDependencyError without matplotlib.
+    """
+    longest = max(curve.seconds[-1] for curve in curves)
+    scale, unit = next((scale, unit) for least, scale, unit in _UNITS if longest >= least)
+    with picture(path, WIDTH_INCHES, HEIGHT_INCHES) as figure:
+        axes = figure.subplots()
+        handles = []
+        for number, curve in enumerate(sorted(curves, key=lambda curve: -curve.mean[-1])):
+            handles.append(_line(axes, curve, scale, number))
+        if target is not None:
+            line = axes.axhline(100 * target, color="#404040", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1.5)
+            line.set_label(f"target, {100 * target:g} %")
+            handles.append(line)
+        _frame(axes, curves, scale, unit, title)
+        heading = (
+            "accuracy at the end" if seeds == 1 else f"accuracy at the end,\nmean of {seeds} seeds; bands:\nleast to largest"
+        )
+        figure.legend(
+            handles=handles, loc="outside right upper", frameon=False, handlelength=2.6, title=heading, title_fontsize=7.0,
+            alignment="left", labelspacing=0.6,
+        )  # fmt: skip
+
+
+def _line(axes: Axes, curve: Curve, scale: float, number: int) -> Any:
+    """One algorithm; `number` moves its markers, so that those of different lines do not meet."""
+    style = look(curve.algorithm)
+    kept = _thinned(curve.seconds)
+    times = [curve.seconds[k] / scale for k in kept]
+    mean, low, high = ([100 * values[k] for k in kept] for values in (curve.mean, curve.low, curve.high))
+    shown = _spaced(len(times), number)
+    axes.fill_between(times, low, high, color=style.colour, alpha=0.15, linewidth=0, zorder=2)
+    (line,) = axes.plot(
+        times, mean, color=style.colour, linestyle=style.line, marker=style.marker or None, markevery=shown,
+        label=f"{style.name}, {mean[-1]:.1f} %", zorder=3,
+    )  # fmt: skip
+    return line
+
+
+def _thinned(seconds: Sequence[float]) -> list[int]:
+    """Indices of the points to draw: not the beginning, which a logarithm has no place for, nor any that would lie on the one before."""
+    kept: list[int] = []
+    for k, time in enumerate(seconds):
+        if time > 0 and (not kept or time >= CLOSEST * seconds[kept[-1]]):
+            kept.append(k)
+    if kept and kept[-1] < len(seconds) - 1:
+        kept[-1] = len(seconds) - 1  # the end is always there
+    return kept
+
+
+def _spaced(points: int, number: int) -> list[int]:
+    """Indices about equally far apart in the logarithm of time, moved on for each `number`; the last one always."""
+    ratio = points ** (1 / MARKERS)
+    places = {round(ratio ** (k + (3 * number % 8) / 8)) - 1 for k in range(MARKERS)}
+    return sorted({place for place in places if place < points} | {points - 1})
+
+
+def _frame(axes: Axes, curves: Sequence[Curve], scale: float, unit: str, title: str) -> None:
+    worst, best = min(curve.mean[-1] for curve in curves), max(max(curve.high) for curve in curves)
+    axes.set_ylim(max(0.0, 100 * worst - SHOWN_BELOW), min(100.0, 100 * best + 1.0))
+    axes.set_xscale("log")
+    axes.set_xlim(_entry(curves, axes.get_ylim()[0]) / scale, 1.06 * max(curve.seconds[-1] for curve in curves) / scale)
+    first, last = axes.get_xlim()
+    plain_ticks(axes, "x", [t for t in _TICKS if first <= t <= last])
+    axes.set_xlabel(f"simulated time, {unit}")
+    axes.set_ylabel("held-out accuracy, %")
+    axes.set_title(title, loc="left")
+    axes.grid(visible=True)
+
+
+def _entry(curves: Sequence[Curve], bottom: float) -> float:
+    """Seconds at which the first line comes into the picture, whose lowest accuracy is `bottom` percent; not 0."""
+    times = [
+        seconds
+        for curve in curves
+        for seconds, high in zip(curve.seconds[1:], curve.high[1:], strict=True)
+        if 100 * high >= bottom and seconds > 0
+    ]
+    return min(times)
