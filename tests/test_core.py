@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wagma.core.averaging import mean, merge, merge_rule
+from wagma.core.averaging import mean, merge, merge_rule, pair_average, weighted, weighted_sum
 from wagma.core.digest import digest
 from wagma.core.schedule import Schedule
 from wagma.core.trees import accumulation_dtype, association, tree_sum
@@ -74,6 +74,47 @@ def test_merge() -> None:
 
 def test_merge_does_not_touch_an_own_model_of_weight_zero() -> None:
     assert merge(np.array([4.0]), np.array([np.inf]), 0, 4).tolist() == [1.0]
+
+
+def test_merge_with_weights() -> None:
+    own = np.array([3.0, 0.1], np.float32)
+    total = np.array([2.0, 0.7], np.float32)
+    halves = merge(total, own, 0.5, 2)
+    assert halves.dtype == np.float32
+    assert halves.tolist() == [1.75, ((np.float32(0.7) + np.float32(0.1) * np.float32(0.5)) / np.float32(2)).item()]
+    assert merge(total, own, 1.0, 5.0).tobytes() == merge(total, own, 1, 5).tobytes()
+    # Nothing received: the own share alone, and of all of it every bit.
+    assert merge(None, own, 0.5, 2).tolist() == [0.75, (np.float32(0.1) * np.float32(0.5) / np.float32(2)).item()]
+    odd = np.array([np.nan, -0.0, 1e-45, 0.1], np.float32)
+    assert merge(None, odd, 0.3, 0.3).tobytes() == odd.tobytes()
+    assert merge(None, own, 0, 3).tolist() == [0, 0]
+
+
+def test_weight_one_changes_no_bit() -> None:
+    odd = np.array([np.nan, -0.0, 1e-45, 0.1, np.inf], np.float32)
+    assert weighted(odd, 1.0).tobytes() == odd.tobytes()
+    total = weighted_sum([odd], [1])
+    assert total is not None
+    assert total.tobytes() == odd.tobytes()
+
+
+def test_weighted_sum_is_in_the_order_given_and_in_the_accumulation_type() -> None:
+    values = [np.array([x], np.float32) for x in (1.0, 1e8, -1e8)]
+    for order, expected in (([0, 1, 2], 0.0), ([1, 2, 0], 1.0)):
+        total = weighted_sum([values[i] for i in order], [1, 1, 1])
+        assert total is not None
+        assert total.tolist() == [expected]
+    thirds = weighted_sum([np.array([3.0]), np.array([6.0])], [0.25, 0.5])
+    assert thirds is not None
+    assert (thirds.dtype, thirds.tolist()) == (np.float64, [3.75])
+    assert weighted_sum([], []) is None
+
+
+def test_pairs_move_by_opposite_halves() -> None:
+    """Also when the one that asked has moved since, by 10 here: that stays."""
+    sent, partner = np.array([3.0], np.float32), np.array([6.0], np.float32)
+    assert pair_average(partner, sent, partner).tolist() == [4.5]
+    assert pair_average(sent + 10, partner, sent).tolist() == [14.5]
 
 
 def test_merge_divides_and_does_not_multiply_by_a_reciprocal() -> None:

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import native_programs
 import pytest
 
-from wagma.core.protocol import NONE, Complete, Forward, Machine, Output, Start
+from wagma.core.protocol import NONE, Complete, Forward, Machine, Output, Retracted, Solo, Start
 from wagma.core.schedule import Schedule
 
-KINDS: dict[str, Callable[..., Output]] = {"F": Forward, "S": Start, "C": Complete}
+KINDS: dict[str, Callable[..., Output]] = {"F": Forward, "S": Start, "C": Complete, "R": Retracted, "O": Solo}
 
 
 class Case(NamedTuple):
@@ -27,12 +27,22 @@ class Case(NamedTuple):
         return [*named, "--iterations", self.iterations, *self.options]
 
     def machine(self, rank: int) -> Machine:
-        grouped = "--no-groups" not in self.options
-        schedule = Schedule(self.ranks, self.group_size, self.sync_period, grouped)
+        schedule = Schedule(
+            self.ranks, self.group_size, self.sync_period, "--no-groups" not in self.options,
+            initiators=self.number("--initiators"), seed=self.number("--seed"), accumulate="--accumulate" in self.options,
+        )  # fmt: skip
         return Machine(rank, schedule, "--merge-once" in self.options)
+
+    def number(self, option: str) -> int:
+        return int(self.options[self.options.index(option) + 1]) if option in self.options else 0
 
     def __str__(self) -> str:
         return " ".join(map(str, self.arguments()))
+
+
+def eager(ranks: int, sync_period: int, iterations: str, *options: str, initiators: int = 0, seed: int = 0) -> Case:
+    chosen = ("--initiators", str(initiators), "--seed", str(seed)) if initiators else ()
+    return Case(ranks, ranks, sync_period, iterations, ("--accumulate", *chosen, *options))
 
 
 SMALL = [
@@ -50,8 +60,26 @@ SMALL = [
     # Four ranks: one group version and a sync.
     *(Case(4, s, 2, "2") for s in (1, 2, 3, 4)),
     Case(4, 2, 2, "3,1,2,0"),
+    # Gradients that accumulate, any rank activates: a sync at the end, in the middle, never; ends that differ.
+    *(eager(p, t, "3") for p in (1, 2, 3) for t in (3, 2)),
+    *(eager(2, t, n) for t, n in ((0, "5"), (3, "7"), (3, "5,2"), (3, "1,7"), (2, "4,1"), (1, "2"))),
+    eager(3, 3, "3", "--merge-once"),
+    *(eager(3, t, n) for t, n in ((2, "3,2,0"), (3, "4,1,1"), (0, "2,3,0"))),
+    eager(2, 3, "4", "--exact"),
+    eager(4, 2, "2"),
+    # Initiators, of models too: the candidates of a version may be the first, the last or a rank that has closed.
+    *(eager(2, 3, n, initiators=1, seed=s) for s in range(4) for n in ("5", "5,2", "1,6")),
+    *(eager(3, 3, n, initiators=m, seed=s) for m, s in ((1, 0), (1, 1), (1, 3), (2, 0)) for n in ("3", "3,1,2")),
+    *(eager(3, 2, n, initiators=1, seed=s) for s in range(3) for n in ("3,2,1", "0,3,3")),
+    eager(2, 3, "4,2", "--exact", initiators=1),
+    Case(3, 2, 3, "3,1,2", ("--initiators", "1", "--seed", "1")),
+    eager(4, 2, "3", initiators=1),
+    eager(4, 2, "3,0,2,1", initiators=1, seed=3),
 ]
-LARGE = [Case(3, 2, 3, "5"), Case(4, 2, 3, "3,2,2,1"), Case(5, 5, 2, "2,0,1,0,1")]
+LARGE = [
+    *(Case(3, 2, 3, "5"), Case(4, 2, 3, "3,2,2,1"), Case(5, 5, 2, "2,0,1,0,1")),
+    *(eager(3, 4, "5"), eager(4, 0, "2", initiators=2), eager(4, 3, "3,2,2,1"), eager(4, 2, "3,1,2,2", initiators=2, seed=1)),
+]
 
 
 def explore_and_replay(case: Case, edges: Path) -> None:
@@ -86,7 +114,8 @@ def output(text: str) -> Output:
 
 def apply(machine: Machine, event: str) -> list[Output]:
     name, version, dimension = event.split()
-    arguments = {"arrive": [version], "exec_done": [version], "finish": [version], "activation": [version, dimension]}
+    arguments = {"arrive": [version], "exec_done": [version], "finish": [version]}
+    arguments |= {"activation": [version, dimension], "solo": [version, dimension]}
     return list(getattr(machine, name)(*map(int, arguments.get(name, []))))
 
 
@@ -113,8 +142,10 @@ def without_buffers(edges: Path) -> set[tuple[object, ...]]:
 
 def without_names(output: Output) -> tuple[int, ...]:
     match output:
-        case Start(version, _, _, stamp):
-            return version, stamp
+        case Start(version, _, _, stamp, oldest):
+            return version, stamp, oldest
+        case Retracted(_, stamp, oldest):
+            return stamp, oldest
         case Complete(version, fresh, merged_version, _):
             return version, fresh, merged_version
         case _:
@@ -123,7 +154,7 @@ def without_names(output: Output) -> tuple[int, ...]:
 
 def blurred(state: tuple[int, ...]) -> tuple[int, ...]:
     fields = dict(zip(Machine.STATE, state, strict=False))
-    held = [fields.pop(role) for role in ("live", "published", "reading", "target", "result", "merging")]
+    held = [fields.pop(role) for role in ("live", "published", "reading", "target", "result", "merging", "model")]
     shape = [held.index(buffer) if buffer != NONE else NONE for buffer in held]
     del fields["merged"]
     if fields["waiting"] == NONE:
@@ -131,14 +162,17 @@ def blurred(state: tuple[int, ...]) -> tuple[int, ...]:
     return (*fields.values(), *shape, *state[len(Machine.STATE) :])
 
 
-@pytest.mark.parametrize(("group_size", "sync_period", "iterations"), [(2, 3, "3"), (1, 2, "3"), (2, 0, "3,1")])
-def test_reductions_lose_nothing(group_size: int, sync_period: int, iterations: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "case",
+    [Case(2, 2, 3, "3"), Case(2, 1, 2, "3"), Case(2, 2, 0, "3,1"), eager(2, 3, "3"), eager(2, 2, "3,2", initiators=1, seed=2)],
+    ids=str,
+)
+def test_reductions_lose_nothing(case: Case, tmp_path: Path) -> None:
     """Where the whole space can be enumerated, the reduced search meets the same edges up to what it declares equal."""
     found = []
     for options in ((), ("--exact",)):
         edges = tmp_path / f"edges{len(options)}"
-        case = Case(2, group_size, sync_period, iterations, options)
-        assert native_programs.run("explorer", *case.arguments(), "--edges", edges)[0] == 0
+        assert native_programs.run("explorer", *case.arguments(), *options, "--edges", edges)[0] == 0
         found.append(without_buffers(edges))
     assert found[0] == found[1]
     assert len(found[0]) > 100
@@ -153,6 +187,16 @@ def test_reductions_lose_nothing(group_size: int, sync_period: int, iterations: 
         (Case(2, 2, 2, "2"), "single-buffer", "wholeness"),
         (Case(2, 2, 2, "2"), "early-read-done", "wholeness"),
         (Case(3, 2, 3, "3"), "no-fence", "fence"),
+        (eager(2, 3, "4"), "no-fence", "fence"),
+        (eager(2, 3, "4"), "single-buffer", "wholeness"),
+        (eager(2, 3, "4"), "early-read-done", "wholeness"),
+        (eager(2, 3, "4"), "no-retract", "rank 1: arrive(1) is not allowed: the gradient of version 0 has to be retracted"),
+        (eager(2, 3, "4"), "loses-gradients", "gradients: one is lost"),
+        (eager(2, 3, "4"), "not-taken", "gradients: what no version has taken"),
+        (eager(2, 3, "4"), "keeps-model", "gradients: what no version has taken"),
+        (eager(2, 3, "4,1"), "no-last-model", "wholeness"),
+        (eager(3, 3, "3", initiators=1), "anybody-activates", "initiators"),
+        (eager(2, 3, "1,4", initiators=1), "no-solo", "progress"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -14,6 +14,8 @@ def test_promises_hold() -> None:
     assert result["late"] > 0.2
     assert result["passive"] > 0.2
     assert result["quiet"] > 10 * result["runs"]
+    assert result["nulls"] > 0.1
+    assert result["sums"] > 0.01
 
 
 @pytest.mark.long
@@ -29,7 +31,14 @@ def test_promises_hold_for_a_million_seeds() -> None:
         ("no-forward", ("progress", "deadlock")),
         ("single-buffer", ("wholeness",)),
         ("early-read-done", ("wholeness",)),
-        ("no-fence", ("fence", "wholeness")),
+        ("no-fence", ("fence", "wholeness", "agreement")),
+        ("anybody-activates", ("initiators",)),
+        ("no-solo", ("progress", "deadlock")),
+        ("no-retract", ("rank 3: arrive(1) is not allowed: the gradient of version 0 has to be retracted",)),
+        ("loses-gradients", ("gradients",)),
+        ("not-taken", ("gradients",)),
+        ("keeps-model", ("gradients",)),
+        ("no-last-model", ("wholeness",)),
     ],
 )
 def test_mutations_are_caught_and_replayed(mutation: str, violations: tuple[str, ...]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 
 from wagma.core import averaging, groups, protocol, trees
 from wagma.core.digest import digest
-from wagma.core.schedule import Schedule
+from wagma.core.schedule import Schedule, candidates
 from wagma.errors import ProtocolError
 
 native = pytest.importorskip("wagma._native")
@@ -98,6 +100,10 @@ def test_merges(dtype: npt.DTypeLike, divisor: int) -> None:
     own[:] = np.inf
     assert native.merge(total, own, 0, divisor).tobytes() == averaging.merge(total, own, 0, divisor).tobytes()
     assert native.merge(None, own, 1, 1).tobytes() == own.tobytes()
+    for own_weight in (0, 1):
+        assert (
+            native.merge(None, own, own_weight, divisor).tobytes() == averaging.merge(None, own, own_weight, divisor).tobytes()
+        )
 
 
 def test_bad_arrays_are_refused() -> None:
@@ -109,13 +115,17 @@ def test_bad_arrays_are_refused() -> None:
         native.tree_sum([np.zeros(3, np.float16)])
 
 
+def twin(rank: int, schedule: Schedule, merge_once: bool = False) -> Any:
+    """The native machine of the same schedule."""
+    return native.Machine(rank, **dataclasses.asdict(schedule), merge_once=merge_once)
+
+
 class Pair:
     """Both machines, given the same events; they have to answer alike, the text of refusals included."""
 
     def __init__(self, rank: int, schedule: Schedule, merge_once: bool) -> None:
         self.python = protocol.Machine(rank, schedule, merge_once)
-        shape = (schedule.world_size, schedule.group_size, schedule.sync_period, schedule.grouped)
-        self.native = native.Machine(rank, *shape, merge_once)
+        self.native = twin(rank, schedule, merge_once)
         self.refused = self.accepted = 0
 
     def apply(self, event: str, *arguments: int) -> None:
@@ -149,7 +159,7 @@ def drive(pair: Pair, rng: random.Random, steps: int) -> None:
         near = machine.next_version + rng.randrange(-2, 3)
         dimension = rng.randrange(-1, len(machine.forwarded) + 1) if anything else rng.randrange(max(1, len(machine.forwarded)))
         version = near if anything else machine.schedule.next(machine.arrived)
-        match rng.choices(range(7), [20, 25, 20, 20, 15, 0.5, 4])[0]:
+        match rng.choices(range(9), [20, 25, 20, 20, 15, 0.5, 4, 15, 0.5])[0]:
             case 0:
                 pair.apply("arrive", version)
             case 1:
@@ -164,42 +174,86 @@ def drive(pair: Pair, rng: random.Random, steps: int) -> None:
                 pair.apply("close")
             case 6:
                 pair.apply("finish", max(machine.activated, near))
+            case 7:
+                pair.apply("retract")
+            case 8:
+                pair.apply("solo", max(near, 0), dimension)
 
 
 @pytest.mark.slow
 def test_machines_answer_alike() -> None:
     rng = random.Random(6)
-    refused = accepted = finished = 0
-    for _ in range(600):
+    refused, accepted, finished = Counter[bool](), Counter[bool](), Counter[bool]()
+    for _ in range(1200):
         world_size = rng.randrange(1, 20)
         sync_period = rng.randrange(6)
         grouped = sync_period == 0 or rng.random() < 0.8
-        schedule = Schedule(world_size, rng.randrange(1, world_size + 1), sync_period, grouped)
+        eager = grouped and rng.random() < 0.5
+        schedule = Schedule(
+            world_size, rng.randrange(1, world_size + 1), sync_period, grouped, rng.random() < 0.2,
+            rng.randrange(world_size + 1), rng.randrange(1 << 63), eager,
+        )  # fmt: skip
         pair = Pair(rng.randrange(world_size), schedule, rng.random() < 0.5)
         drive(pair, rng, 250)
-        refused += pair.refused
-        accepted += pair.accepted
-        finished += pair.python.done
-    assert refused > 10_000
-    assert accepted > 30_000
-    assert finished > 20
+        refused[eager] += pair.refused
+        accepted[eager] += pair.accepted
+        finished[eager] += pair.python.done
+    for eager in (False, True):
+        assert refused[eager] > 10_000
+        assert accepted[eager] > 30_000
+        assert finished[eager] > 20
+
+
+@pytest.mark.parametrize("lacking", [{"accumulate": True}, {"initiators": 1}], ids=str)
+def test_the_engine_refuses_what_it_does_not_have(lacking: dict[str, int]) -> None:
+    """wagma.real.kernel passes the whole schedule, so no eager schedule runs as something else."""
+    from wagma.real.kernel import Engine
+    from wagma.real.local import run_local
+
+    schedule = Schedule(2, 2, 0, **lacking)
+    with pytest.raises(ValueError, match=f"{next(iter(lacking))} = .*: must be"):
+        run_local(2, lambda comm: Engine(comm, schedule, np.zeros(4, np.float32)))
+
+
+def test_candidates() -> None:
+    rng = random.Random(8)
+    for _ in range(2000):
+        world_size = rng.choice([rng.randrange(1, 9), rng.randrange(1, 300)])
+        arguments = (world_size, rng.randrange(world_size + 1), rng.randrange(1 << 63), rng.randrange(10**6))
+        assert native.candidates(*arguments) == sorted(candidates(*arguments)), arguments
+    assert native.candidates(1 << 30, 2, 5, 7) == sorted(candidates(1 << 30, 2, 5, 7))
 
 
 def test_restored_machines_are_equal() -> None:
     rng = random.Random(7)
     pair = Pair(2, Schedule(7, 3, 4), merge_once=True)
     drive(pair, rng, 60)
-    fresh = native.Machine(2, 7, 3, 4, True, True)
+    fresh = twin(2, Schedule(7, 3, 4), merge_once=True)
     fresh.restore(pair.python.state)
     assert fresh.state == pair.native.state
     with pytest.raises(ValueError, match="integers"):
         fresh.restore((1, 2, 3))
 
 
-@pytest.mark.parametrize("shape", [(0, 1, 0, True), (4, 0, 0, True), (4, 5, 0, True), (4, 2, -1, True), (4, 2, 0, False)])
-def test_bad_schedules_are_refused_alike(shape: tuple[int, int, int, bool]) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"world_size": 0},
+        {"group_size": 0},
+        {"group_size": 5},
+        {"sync_period": -1},
+        {"grouped": False},
+        {"initiators": -1},
+        {"initiators": 5},
+        {"seed": -1},
+        {"grouped": False, "sync_period": 2, "accumulate": True},
+    ],
+    ids=str,
+)
+def test_bad_schedules_are_refused_alike(wrong: dict[str, int]) -> None:
+    settings = {"world_size": 4, "group_size": 2, "sync_period": 0, **wrong}
     with pytest.raises(ValueError, match="must be") as python:
-        Schedule(*shape)
+        Schedule(**settings)
     with pytest.raises(ValueError, match="must be") as kernel:
-        native.Machine(0, *shape)
+        native.Machine(0, **settings)
     assert str(kernel.value) == str(python.value)

@@ -40,7 +40,7 @@ def test_activation_trees() -> None:
 
 def test_fresh_arrival_activates_starts_and_completes() -> None:
     machine = Machine(0, FOUR)
-    assert machine.arrive(0) == [Forward(0, 0, 1), Forward(0, 1, 2), Start(0, 0, 2, 0)]
+    assert machine.arrive(0) == [Forward(0, 0, 1), Forward(0, 1, 2), Start(0, 0, 2, 0, 0)]
     assert machine.exec_done(0) == [Complete(0, True, 0, 2)]
     assert machine.read_done() == []
     assert machine.merge_done() == []
@@ -48,7 +48,7 @@ def test_fresh_arrival_activates_starts_and_completes() -> None:
 
 def test_passive_start_contributes_the_initial_model() -> None:
     machine = Machine(1, FOUR)
-    assert machine.activation(0, 0) == [Forward(0, 1, 3), Start(0, 1, 2, NONE)]
+    assert machine.activation(0, 0) == [Forward(0, 1, 3), Start(0, 1, 2, NONE, NONE)]
 
 
 def test_late_arrival_merges_the_execution_in_progress() -> None:
@@ -75,7 +75,7 @@ def test_late_arrival_merges_no_version_begun_afterwards() -> None:
     machine.activation(1, 0)
     outputs = machine.exec_done(0)
     assert completes(outputs) == [Complete(0, False, 0, 2)]
-    assert starts(outputs + machine.read_done()) == [Start(1, machine.published, machine.target, 0)]
+    assert starts(outputs + machine.read_done()) == [Start(1, machine.published, machine.target, 0, 0)]
 
 
 def test_merge_once_leaves_the_second_merge_out() -> None:
@@ -91,7 +91,7 @@ def test_merge_once_leaves_the_second_merge_out() -> None:
 
 def test_a_version_activates_all_before_it() -> None:
     machine = Machine(1, Schedule(4, 2, 0))
-    assert starts(machine.activation(2, 1)) == [Start(0, 1, 2, NONE)]
+    assert starts(machine.activation(2, 1)) == [Start(0, 1, 2, NONE, NONE)]
     assert [s.version for s in starts(execute(machine, 0))] == [1]
     assert [s.version for s in starts(execute(machine, 1))] == [2]
     assert starts(execute(machine, 2)) == []
@@ -130,7 +130,7 @@ def test_sync_starts_on_the_own_arrival_only_and_fences_what_follows() -> None:
     assert (start.version, start.stamp) == (2, 2)
     outputs = machine.exec_done(2) + machine.read_done()
     assert completes(outputs) == [Complete(2, True, 2, start.target)]
-    assert starts(outputs) == [Start(3, start.target, machine.target, 2)]  # the result of the sync is what is published now
+    assert starts(outputs) == [Start(3, start.target, machine.target, 2, 2)]  # the result of the sync is what is published now
 
 
 def test_sync_result_replaces_the_published_model() -> None:
@@ -200,7 +200,7 @@ def test_one_rank_alone() -> None:
 
 def test_syncs_only() -> None:
     machine = Machine(0, Schedule(2, 1, 3, grouped=False))
-    assert starts(machine.arrive(2)) == [Start(2, 0, 2, 2)]
+    assert starts(machine.arrive(2)) == [Start(2, 0, 2, 2, 2)]
     assert execute(machine, 2) == [Complete(2, True, 2, 2)]
     machine.merge_done()
     assert starts(machine.arrive(5))[0].version == 5

@@ -137,7 +137,7 @@ def progress(run: Run) -> Iterator[Violation]:
     """Promise 7, who activates: candidates only, until a rank has closed; and a candidate does so when it arrives."""
     schedule = run.schedule
     first_to_close = min((run.last_arrival[rank] for rank in range(run.ranks)), default=NONE)
-    for e in run.execution.values():
+    for e in (e for groups in run.groups.values() for members in groups.values() for e in members):
         may = schedule.may_activate(e.rank, e.version)
         if e.activator and not may and e.version <= first_to_close:
             text = f"activated by its arrival, expected one of {sorted(schedule.candidates(e.version))} to do so"

@@ -84,10 +84,10 @@ void check_signals() {
 
 std::unique_ptr<Engine> make_engine(std::shared_ptr<Transport> transport, const py::array& initial, int group_size,
                                     Version sync_period, bool grouped, bool merge_once, double timeout_s, bool record,
-                                    bool digests) {
+                                    bool digests, bool fixed, int initiators, std::int64_t seed, bool accumulate) {
   check_layout(initial);
   EngineConfig config;
-  config.schedule = {transport->world_size(), group_size, sync_period, grouped};
+  config.schedule = {transport->world_size(), group_size, sync_period, grouped, fixed, initiators, seed, accumulate};
   config.count = static_cast<std::size_t>(initial.size());
   config.dtype = dtype_of(initial);
   config.merge_once = merge_once;
@@ -152,7 +152,8 @@ void register_engine(py::module_& module) {
   py::class_<Engine>(module, "Engine", "One rank's decision machine, buffers and progress thread.")
       .def(py::init(&make_engine), py::arg("transport"), py::arg("initial"), py::kw_only(), py::arg("group_size"),
            py::arg("sync_period"), py::arg("grouped") = true, py::arg("merge_once") = false, py::arg("timeout_s") = 300.0,
-           py::arg("record") = false, py::arg("digests") = false)
+           py::arg("record") = false, py::arg("digests") = false, py::arg("fixed") = false, py::arg("initiators") = 0,
+           py::arg("seed") = 0, py::arg("accumulate") = false)
       .def(
           "arrive",
           [](Engine& engine, Version version, const py::array& own) {

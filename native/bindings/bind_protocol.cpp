@@ -1,6 +1,7 @@
 // The decision machine and the pure functions beside it, for tests that hold them against wagma/core. Outputs are plain
-// tuples that begin with their kind: ("forward", version, dimension, rank), ("start", version, buffer, target, stamp),
-// ("complete", version, fresh, merged_version, buffer).
+// tuples that begin with their kind: ("forward", version, dimension, rank), ("start", version, buffer, target, stamp, oldest),
+// ("complete", version, fresh, merged_version, buffer), ("retracted", buffer, stamp, oldest), ("solo", version,
+// dimension, rank).
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -25,8 +26,12 @@ py::tuple tuple_of(const Output& output) {
   if (const auto* f = std::get_if<Forward>(&output))
     return py::make_tuple("forward", f->version, f->dimension, f->rank);
   if (const auto* s = std::get_if<Start>(&output)) {
-    return py::make_tuple("start", s->version, s->buffer, s->target, s->stamp);
+    return py::make_tuple("start", s->version, s->buffer, s->target, s->stamp, s->oldest);
   }
+  if (const auto* r = std::get_if<Retracted>(&output)) {
+    return py::make_tuple("retracted", r->buffer, r->stamp, r->oldest);
+  }
+  if (const auto* s = std::get_if<Solo>(&output)) return py::make_tuple("solo", s->version, s->dimension, s->rank);
   const auto& c = std::get<Complete>(output);
   return py::make_tuple("complete", c.version, c.fresh, c.merged_version, c.buffer);
 }
@@ -105,21 +110,34 @@ void register_protocol(py::module_& module) {
   module.def("dimensions", &dimensions, "world_size"_a, "Number of dimensions of the activation trees.");
   module.def("neighbour", &neighbour, "world_size"_a, "rank"_a, "dimension"_a,
              "Where an activation over `dimension` goes.");
+  module.def(
+      "candidates",
+      [](int world_size, int initiators, std::int64_t seed, Version version) {
+        const Schedule schedule{.world_size = world_size, .initiators = initiators, .seed = seed};
+        schedule.check();
+        return schedule.candidates(version);
+      },
+      "world_size"_a, "initiators"_a, "seed"_a, "version"_a, "The ranks that may activate `version`, in ascending order.");
   module.def("digest", &digest_of, "buffer"_a, "16 hexadecimal digits for the bytes of a C-contiguous buffer.");
   module.def("tree_sum", &sum_of, "contributions"_a, "Sum along the association tree, of float32 or float64 arrays.");
   module.def("merge", &merged, py::arg("total").none(true), "own"_a, "own_weight"_a, "divisor"_a,
              "(total + own_weight * own) / divisor; a copy of own if total is None.");
 
   py::class_<Machine>(module, "Machine", "The decision machine of one rank; wagma.core.protocol.Machine specifies it.")
-      .def(py::init([](int rank, int world_size, int group_size, Version sync_period, bool grouped, bool merge_once) {
-             return Machine(rank, Schedule{world_size, group_size, sync_period, grouped}, merge_once);
+      .def(py::init([](int rank, int world_size, int group_size, Version sync_period, bool grouped, bool merge_once,
+                       bool fixed, int initiators, std::int64_t seed, bool accumulate) {
+             const Schedule schedule{world_size, group_size, sync_period, grouped, fixed, initiators, seed, accumulate};
+             return Machine(rank, schedule, merge_once);
            }),
-           "rank"_a, "world_size"_a, "group_size"_a, "sync_period"_a, "grouped"_a = true, "merge_once"_a = false)
+           "rank"_a, "world_size"_a, "group_size"_a, "sync_period"_a, "grouped"_a = true, "merge_once"_a = false,
+           "fixed"_a = false, "initiators"_a = 0, "seed"_a = 0, "accumulate"_a = false)
       .def("arrive", event(&Machine::arrive), "version"_a)
       .def("activation", event(&Machine::activation), "version"_a, "dimension"_a)
+      .def("solo", event(&Machine::solo), "version"_a, "dimension"_a)
       .def("exec_done", event(&Machine::exec_done), "version"_a)
       .def("read_done", event(&Machine::read_done))
       .def("merge_done", event(&Machine::merge_done))
+      .def("retract", event(&Machine::retract))
       .def("close", event(&Machine::close))
       .def("finish", event(&Machine::finish), "version"_a)
       .def("restore", &Machine::restore, "state"_a)

@@ -34,6 +34,11 @@ std::string or_none(Version version) { return version == kNone ? "none" : std::t
 
 void EngineConfig::check() const {
   schedule.check();
+  if (schedule.accumulate || schedule.selective()) {
+    throw std::invalid_argument(schedule.accumulate ? "accumulate = True: must be False, the engine averages models only"
+                                                    : "initiators = " + std::to_string(schedule.initiators) +
+                                                          ": must be 0, in the engine everybody may activate");
+  }
   if (count < 1) throw std::invalid_argument("count = 0: a model has at least 1 element");
   if (!(timeout_s > 0 && timeout_s <= kLongestTimeout)) {
     throw std::invalid_argument("timeout_s = " + std::to_string(timeout_s) + ": must be above 0 and at most 1e7");

@@ -26,6 +26,8 @@ Machine::Machine(int rank, Schedule schedule, bool merge_once)
   }
   next_version_ = schedule_.first();
   forwarded_.assign(static_cast<std::size_t>(dimensions(schedule_.world_size)), kNone);
+  told_ = forwarded_;
+  if (schedule_.accumulate) published_ = kNone;
   if constexpr (kSingleBuffer) published_ = live_;
 }
 
@@ -35,10 +37,14 @@ Outputs Machine::arrive(Version version) {
   if (merging_ != kNone) reject("arrive", version, "the last result is still being merged");
   const Version expected = schedule_.next(arrived_);
   if (version != expected) reject("arrive", version, "the next version is " + std::to_string(expected));
+  if (schedule_.accumulate && published_ != kNone) {
+    reject("arrive", version, "the gradient of version " + std::to_string(stamp_) + " has to be retracted first");
+  }
   published_ = live_;
   live_ = kNone;
   live_ = free_buffer();
   stamp_ = arrived_ = waiting_ = version;
+  if (!schedule_.accumulate || schedule_.is_sync(version) || oldest_ == kNone) oldest_ = version;
   fresh_ = version >= next_version_;
   Outputs outputs;
   if (!fresh_) {
@@ -50,7 +56,7 @@ Outputs Machine::arrive(Version version) {
     return outputs;
   }
   merge_at_ = version;
-  if (version > activated_) {
+  if (activates(version)) {
     activated_ = version;
     forward(version, 0, outputs);
   }
@@ -72,6 +78,21 @@ Outputs Machine::activation(Version version, int dimension) {
   return outputs;
 }
 
+Outputs Machine::solo(Version version, int dimension) {
+  if (dimension < 0 || dimension >= static_cast<int>(told_.size())) {
+    reject("solo", version,
+           "dimension " + std::to_string(dimension) + " is not below " + std::to_string(told_.size()));
+  }
+  Outputs outputs;
+  tell(version, dimension + 1, outputs);
+  if (waiting_ > activated_ && activates(waiting_)) {
+    activated_ = waiting_;
+    forward(waiting_, 0, outputs);
+    start(outputs);
+  }
+  return outputs;
+}
+
 Outputs Machine::exec_done(Version version) {
   if (version != executing_ || executing_ == kNone) {
     reject("exec_done", version, "version " + std::to_string(executing_) + " is executing");
@@ -80,8 +101,12 @@ Outputs Machine::exec_done(Version version) {
   result_ = target_;
   target_ = kNone;
   if (schedule_.is_sync(version)) {
-    published_ = result_;
-    stamp_ = version;
+    if (!schedule_.accumulate) {
+      published_ = result_;
+      stamp_ = oldest_ = version;
+    } else if (closed_) {
+      model_ = result_;
+    }
   }
   Outputs outputs;
   if (merge_at_ == version) complete(version, outputs);
@@ -103,12 +128,30 @@ Outputs Machine::merge_done() {
   return {};
 }
 
+Outputs Machine::retract() {
+  if (!schedule_.accumulate) reject("retract", arrived_, "contributions do not accumulate");
+  if (closed_) reject("retract", arrived_, "the rank has closed");
+  if (waiting_ != kNone) reject("retract", arrived_, "the rank still waits in version " + std::to_string(waiting_));
+  if (merging_ != kNone) reject("retract", arrived_, "the last result is still being merged");
+  if (published_ == kNone) return {};
+  merging_ = published_;
+  published_ = kNone;
+  const Version stamp = stamp_;
+  stamp_ = kNone;
+  return {Retracted{static_cast<int>(merging_), stamp, oldest_}};
+}
+
 Outputs Machine::close() {
   if (closed_) reject("close", arrived_, "the rank has closed already");
   if (waiting_ != kNone) reject("close", arrived_, "the rank still waits in version " + std::to_string(waiting_));
   if (merging_ != kNone) reject("close", arrived_, "the last result is still being merged");
   closed_ = 1;
   Outputs outputs;
+  if (schedule_.accumulate) {
+    model_ = live_;
+    live_ = kNone;
+  }
+  if (schedule_.selective()) tell(schedule_.next(arrived_), 0, outputs);
   start(outputs);
   return outputs;
 }
@@ -128,24 +171,32 @@ bool Machine::done() const {
 }
 
 std::vector<Version> Machine::state() const {
-  std::vector<Version> state{next_version_, executing_, activated_, arrived_, waiting_, fresh_,
-                             merge_at_,     merged_,    stamp_,     closed_,  last_,    live_,
-                             published_,    reading_,   target_,    result_,  merging_};
+  std::vector<Version> state{next_version_, executing_, activated_, arrived_, waiting_,   fresh_, merge_at_,
+                             merged_,       stamp_,     oldest_,    closed_,  last_,      solo_from_, live_,
+                             published_,    reading_,   target_,    result_,  merging_,   model_};
   state.insert(state.end(), forwarded_.begin(), forwarded_.end());
+  state.insert(state.end(), told_.begin(), told_.end());
   return state;
 }
 
 void Machine::restore(const std::vector<Version>& state) {
-  const std::array fields{&next_version_, &executing_, &activated_, &arrived_, &waiting_, &fresh_,
-                          &merge_at_,     &merged_,    &stamp_,     &closed_,  &last_,    &live_,
-                          &published_,    &reading_,   &target_,    &result_,  &merging_};
-  if (state.size() != fields.size() + forwarded_.size()) {
+  const std::array fields{&next_version_, &executing_, &activated_, &arrived_, &waiting_,   &fresh_, &merge_at_,
+                          &merged_,       &stamp_,     &oldest_,    &closed_,  &last_,      &solo_from_, &live_,
+                          &published_,    &reading_,   &target_,    &result_,  &merging_,   &model_};
+  if (state.size() != fields.size() + 2 * forwarded_.size()) {
     throw std::invalid_argument("state of " + std::to_string(state.size()) + " integers: must be " +
-                                std::to_string(fields.size() + forwarded_.size()));
+                                std::to_string(fields.size() + 2 * forwarded_.size()));
   }
   auto value = state.begin();
   for (Version* field : fields) *field = *value++;
-  std::copy(value, state.end(), forwarded_.begin());
+  for (auto* list : {&forwarded_, &told_}) {
+    for (Version& item : *list) item = *value++;
+  }
+}
+
+bool Machine::activates(Version version) const {
+  if (version <= activated_) return false;
+  return schedule_.may_activate(rank_, version) || (solo_from_ != kNone && solo_from_ <= version);
 }
 
 void Machine::forward(Version version, int lowest, Outputs& outputs) {
@@ -157,18 +208,34 @@ void Machine::forward(Version version, int lowest, Outputs& outputs) {
   }
 }
 
+void Machine::tell(Version version, int lowest, Outputs& outputs) {
+  if (solo_from_ == kNone || version < solo_from_) solo_from_ = version;
+  for (int dimension = lowest; dimension < static_cast<int>(told_.size()); ++dimension) {
+    Version& told = told_[static_cast<std::size_t>(dimension)];
+    if (told != kNone && told <= version) continue;
+    told = version;
+    outputs.push_back(Solo{version, dimension, neighbour(schedule_.world_size, rank_, dimension)});
+  }
+}
+
 void Machine::start(Outputs& outputs) {
   const Version version = next_version_;
   if (version > activated_ || executing_ != kNone || reading_ != kNone) return;
+  Version stamp = kNone, oldest = kNone;
   if (schedule_.is_sync(version) && arrived_ < version) {
     if (!closed_) return;
-    stamp_ = version;
+    reading_ = schedule_.accumulate ? model_ : published_;
+    stamp = oldest = version;
+  } else if (published_ != kNone) {  // else null: the state keeps the `oldest` of what has been retracted
+    reading_ = published_;
+    stamp = stamp_;
+    oldest = oldest_;
+    if (schedule_.accumulate) published_ = stamp_ = oldest_ = kNone;
   }
   executing_ = version;
   next_version_ = schedule_.next(version);
-  reading_ = published_;
   target_ = free_buffer();
-  outputs.push_back(Start{version, static_cast<int>(reading_), static_cast<int>(target_), stamp_});
+  outputs.push_back(Start{version, static_cast<int>(reading_), static_cast<int>(target_), stamp, oldest});
 }
 
 void Machine::complete(Version version, Outputs& outputs) {
@@ -185,7 +252,7 @@ void Machine::complete(Version version, Outputs& outputs) {
 
 Version Machine::free_buffer() const {
   if constexpr (kSingleBuffer) return 0;
-  const std::array roles{live_, published_, reading_, target_, result_, merging_};
+  const std::array roles{live_, published_, reading_, target_, result_, merging_, model_};
   for (Version buffer = 0; buffer < kBuffers; ++buffer) {
     if (std::find(roles.begin(), roles.end(), buffer) == roles.end()) return buffer;
   }

@@ -83,8 +83,10 @@ void divide_of(T* destination, T divisor, std::size_t count) {
 
 template <class T>
 void merge_of(T* destination, const T* own, const T* total, int own_weight, T divisor, std::size_t count) {
-  if (!total) {
+  if (!total && static_cast<T>(own_weight) == divisor) {
     if (destination != own && count != 0) std::memcpy(destination, own, count * sizeof(T));
+  } else if (!total) {  // own_weight 0 must not touch own: 0 * inf
+    for (std::size_t i = 0; i < count; ++i) destination[i] = own_weight ? own[i] / divisor : T{0};
   } else if (own_weight) {
     for (std::size_t i = 0; i < count; ++i) destination[i] = (total[i] + own[i]) / divisor;
   } else {

@@ -1,5 +1,7 @@
 #include "wagma/schedule.hpp"
 
+#include "wagma/digest.hpp"
+
 #include <algorithm>
 #include <bit>
 #include <numeric>
@@ -81,6 +83,17 @@ Group riffle_group(int world_size, int group_size, Version iteration, int rank) 
   return group;
 }
 
+Group everyone(int world_size) {
+  Group group(static_cast<std::size_t>(world_size));
+  std::iota(group.begin(), group.end(), 0);
+  return group;
+}
+
+// The upper 64 bits of word * bound, without a type of 128 bits: bound has at most 32 bits.
+int scaled(std::uint64_t word, std::uint64_t bound) {
+  return static_cast<int>(((word >> 32) * bound + ((word & 0xFFFFFFFFu) * bound >> 32)) >> 32);
+}
+
 }  // namespace
 
 bool is_power_of_two(std::int64_t n) { return n > 0 && (n & (n - 1)) == 0; }
@@ -118,6 +131,14 @@ void Schedule::check() const {
     throw std::invalid_argument("sync_period = " + text(sync_period) +
                                 ": must be at least 1, or 0 for never with group collectives");
   }
+  if (initiators < 0 || initiators > world_size) {
+    throw std::invalid_argument("initiators = " + text(initiators) +
+                                ": must be from 0 (everybody) to world_size = " + text(world_size));
+  }
+  if (seed < 0) throw std::invalid_argument("seed = " + text(seed) + ": must be from 0 to 2^63 - 1");
+  if (accumulate && !grouped) {
+    throw std::invalid_argument("accumulate = True: must be False without group collectives");
+  }
 }
 
 Version Schedule::next(Version version) const {
@@ -130,10 +151,39 @@ Version Schedule::previous(Version version) const { return version - (grouped ? 
 bool Schedule::is_sync(Version version) const { return sync_period != 0 && floor_mod(version + 1, sync_period) == 0; }
 
 Group Schedule::group(int rank, Version version) const {
-  if (!is_sync(version)) return group_of(world_size, group_size, version, rank);
-  Group everyone(static_cast<std::size_t>(world_size));
-  std::iota(everyone.begin(), everyone.end(), 0);
-  return everyone;
+  if (group_size != world_size && !is_sync(version)) {
+    return group_of(world_size, group_size, fixed ? 0 : version, rank);
+  }
+  return everyone(world_size);
+}
+
+bool Schedule::may_activate(int rank, Version version) const {
+  if (!selective() || is_sync(version)) return true;
+  const std::vector<int> chosen = candidates(version);
+  return std::binary_search(chosen.begin(), chosen.end(), rank);
+}
+
+// Floyd's sampling; draw j is wagma.core.mixing.bits(seed, "initiators", j, version), scaled to 0..j by its upper bits.
+std::vector<int> Schedule::candidates(Version version) const {
+  if (!selective()) return everyone(world_size);
+  constexpr std::uint64_t kPurpose = 0x7520D219u;  // zlib.crc32(b"initiators")
+  constexpr std::uint64_t kStep = 0x9E3779B97F4A7C15u;
+  auto state = static_cast<std::uint64_t>(seed);
+  for (const std::uint64_t word : {kPurpose, static_cast<std::uint64_t>(version)}) {
+    state = detail::mix64((state ^ word) + kStep);
+  }
+  std::vector<int> chosen;
+  for (int j = world_size - initiators; j < world_size; ++j) {
+    const std::uint64_t word = detail::mix64(detail::mix64((state ^ static_cast<std::uint64_t>(j)) + kStep));
+    const int rank = scaled(word, static_cast<std::uint64_t>(j) + 1);
+    const auto place = std::lower_bound(chosen.begin(), chosen.end(), rank);
+    if (place == chosen.end() || *place != rank) {
+      chosen.insert(place, rank);
+    } else {
+      chosen.push_back(j);  // larger than any before it
+    }
+  }
+  return chosen;
 }
 
 }  // namespace wagma

@@ -16,6 +16,8 @@
 namespace wagma::tools {
 namespace {
 
+constexpr std::size_t kSoloFrom = 12;  // its place in Machine::state()
+
 std::string bytes_of(const std::vector<Version>& numbers) {
   return {reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(Version)};
 }
@@ -37,7 +39,11 @@ std::string join(const std::vector<Version>& numbers) {
 
 std::string text_of(const Output& output) {
   if (const auto* f = std::get_if<Forward>(&output)) return "F " + join({f->version, f->dimension, f->rank});
-  if (const auto* s = std::get_if<Start>(&output)) return "S " + join({s->version, s->buffer, s->target, s->stamp});
+  if (const auto* s = std::get_if<Start>(&output)) {
+    return "S " + join({s->version, s->buffer, s->target, s->stamp, s->oldest});
+  }
+  if (const auto* r = std::get_if<Retracted>(&output)) return "R " + join({r->buffer, r->stamp, r->oldest});
+  if (const auto* s = std::get_if<Solo>(&output)) return "O " + join({s->version, s->dimension, s->rank});
   const auto& c = std::get<Complete>(output);
   return "C " + join({c.version, c.fresh, c.merged_version, c.buffer});
 }
@@ -51,13 +57,14 @@ Explorer::Explorer(const Case& config, std::uint64_t max_states, bool exact)
       ranks_(config.schedule.world_size),
       dimensions_(dimensions(ranks_)),
       versions_(static_cast<int>(config.last()) + 1),
-      events_(kActivation + dimensions_ * versions_),
+      messages_(dimensions_ * (versions_ + (config.schedule.selective() ? versions_ + 1 : 0))),
+      events_(kMessage + messages_),
       locals_(static_cast<std::size_t>(ranks_)),
       reactions_(static_cast<std::size_t>(ranks_)),
       local_ids_(static_cast<std::size_t>(ranks_)),
       table_(1 << 16) {
-  if (ranks_ > kMaxRanks || ranks_ * dimensions_ * versions_ > 64) {
-    throw UsageError("too large: at most " + std::to_string(kMaxRanks) + " ranks, and 64 possible activations");
+  if (ranks_ > kMaxRanks || ranks_ * messages_ > 64) {
+    throw UsageError("too large: at most " + std::to_string(kMaxRanks) + " ranks, and 64 possible messages");
   }
   for (int rank = 0; rank < ranks_; ++rank) {
     groups_.emplace_back();
@@ -89,8 +96,10 @@ Event Explorer::event_of(int rank, int local, int number) const {
     case kExecDone: return {Event::exec_done, state.started()};
     case kReadDone: return {Event::read_done};
     case kFinish: return {Event::finish, case_.last()};
-    default: return {Event::activation, (number - kActivation) % versions_, (number - kActivation) / versions_};
   }
+  const int message = number - kMessage, solo = message - dimensions_ * versions_;
+  if (solo < 0) return {Event::activation, message % versions_, message / versions_};
+  return {Event::solo, solo % (versions_ + 1), solo / (versions_ + 1)};
 }
 
 std::uint16_t Explorer::intern(int rank, const Rank& state) {
@@ -106,16 +115,24 @@ std::uint16_t Explorer::intern(int rank, const Rank& state) {
   return found->second;
 }
 
-// Activations that this rank would neither act upon nor forward, now or later, since what it knows and has forwarded
-// only grows. Delivering one changes nothing, so it may as well not be there.
+// Messages that this rank would neither act upon nor forward, now or later, since what it knows and has forwarded
+// only grows. Delivering one changes nothing, so it may as well not be there. From a version that nobody arrives at, a
+// Solo lets nobody do anything.
 std::uint64_t Explorer::idle_messages(int rank, const Rank& state) const {
   const auto known = state.machine().state();
-  const auto forwarded = known.end() - dimensions_;
+  const auto told = known.end() - dimensions_, forwarded = told - dimensions_;
+  const Version solo_from = known[kSoloFrom];
   std::uint64_t idle = 0;
   for (int dimension = 0; dimension < dimensions_; ++dimension) {
     for (Version version = 0; version < versions_; ++version) {
-      const bool told = std::all_of(forwarded + dimension + 1, known.end(), [&](Version v) { return v >= version; });
-      if (told && version <= state.machine().activated()) idle |= std::uint64_t{1} << bit_of(rank, dimension, version);
+      const bool sent = std::all_of(forwarded + dimension + 1, told, [&](Version v) { return v >= version; });
+      if (sent && version <= state.machine().activated()) idle |= bit_of(rank, message_of(false, dimension, version));
+    }
+    for (Version version = 0; case_.schedule.selective() && version <= versions_; ++version) {
+      const auto lower = [&](Version v) { return v != kNone && v <= version; };
+      if (version == versions_ || (lower(solo_from) && std::all_of(told + dimension + 1, known.end(), lower))) {
+        idle |= bit_of(rank, message_of(true, dimension, version));
+      }
     }
   }
   return idle;
@@ -131,10 +148,12 @@ const Explorer::Transition& Explorer::react(int rank, int local, int number) {
   const Outputs outputs = next.apply(event);
   Transition transition{true, 0, 0};
   for (const Output& output : outputs) {
-    const auto* forward = std::get_if<Forward>(&output);
-    if (!forward) continue;
-    if (forward->version >= versions_) throw Violation("activation: of a version beyond the last");
-    transition.sent |= std::uint64_t{1} << bit_of(forward->rank, forward->dimension, forward->version);
+    if (const auto* forward = std::get_if<Forward>(&output)) {
+      if (forward->version >= versions_) throw Violation("activation: of a version beyond the last");
+      transition.sent |= bit_of(forward->rank, message_of(false, forward->dimension, forward->version));
+    } else if (const auto* solo = std::get_if<Solo>(&output)) {
+      transition.sent |= bit_of(solo->rank, message_of(true, solo->dimension, solo->version));
+    }
   }
   record_edge(rank, before, event, outputs, next.machine().state());
   transition.next = intern(rank, next);
@@ -188,8 +207,8 @@ bool Explorer::expand(std::uint32_t index) {
     }
   }
   for (std::uint64_t rest = state.in_flight; rest; rest &= rest - 1) {
-    const int bit = std::countr_zero(rest), per_rank = dimensions_ * versions_;
-    if (!follow(index, bit / per_rank, kActivation + bit % per_rank, std::uint64_t{1} << bit)) return false;
+    const int bit = std::countr_zero(rest);
+    if (!follow(index, bit / messages_, kMessage + bit % messages_, std::uint64_t{1} << bit)) return false;
   }
   if (system) return true;
   try {
@@ -209,7 +228,7 @@ bool Explorer::follow(std::uint32_t index, int rank, int number, std::uint64_t d
     const Transition& transition = react(rank, next.local[r], number);
     next.local[r] = transition.next;
     next.in_flight &= ~delivered;
-    if (next.in_flight & transition.sent) throw Violation("activation: sent twice over one dimension");
+    if (next.in_flight & transition.sent) throw Violation("activation: a message is sent twice over one dimension");
     next.in_flight |= transition.sent;
     for (int other = 0; other < ranks_; ++other) next.in_flight &= ~local(next, other).idle;
   } catch (const UsageError&) {
@@ -225,8 +244,9 @@ bool Explorer::follow(std::uint32_t index, int rank, int number, std::uint64_t d
 }
 
 // Progress. Nothing is in flight and no execution can go on: only applications can still do something (arrive, merge,
-// close), or nobody. In such a state no rank may wait in a group version, and a rank may wait in a sync only for a rank
-// that has neither arrived at it nor closed. That proves the promise "an arrived rank completes without waiting for a
+// close), or nobody. In such a state no rank may wait in a group version, unless all of its candidates are yet to arrive
+// at it and nobody has closed before it, and a rank may wait in a sync only for a rank that has neither arrived at it
+// nor closed. That proves the promise "an arrived rank completes without waiting for a
 // late rank's arrival" for *every* state: without application events each run of the system is finite (each event uses
 // up an activation, an execution, a read or a finish), whatever it does it ends in a quiet state, and that state is
 // reachable too, hence checked here. Merging counts as the application's: nobody may wait for it either. No exception
@@ -236,7 +256,13 @@ void Explorer::check_quiet(const GlobalState& state, bool anything_enabled) cons
   for (int rank = 0; rank < ranks_; ++rank) {
     const Rank& self = local(state, rank).rank;
     if (self.phase() != Rank::waiting) continue;
-    if (self.waits_in_group_version()) throw Violation("progress: a rank waits in a group version until others arrive");
+    if (self.waits_in_group_version()) {
+      if (case_.awaits_candidate(self.arrived(), [&](int r) { return local(state, r).rank.arrived(); },
+                                 [&](int r) { return local(state, r).closed; })) {
+        continue;
+      }
+      throw Violation("progress: a rank waits in a group version until others arrive");
+    }
     bool excused = false;
     for (int other = 0; other < ranks_; ++other) {
       const Local& they = local(state, other);
@@ -297,7 +323,7 @@ using namespace wagma::tools;
 
 constexpr const char* kUsage =
     "usage: explorer --ranks P --group-size S --sync-period T --iterations N[,N,...] [--merge-once] [--no-groups]\n"
-    "                [--edges FILE] [--max-states N] [--mutate NAME] [--exact]\n"
+    "                [--accumulate] [--initiators M] [--seed N] [--edges FILE] [--max-states N] [--mutate NAME] [--exact]\n"
     "Visits every reachable state; prints one JSON line. Exit status 0: all promises hold, 1: one is broken, 2: not "
     "decided.\n";
 
@@ -307,6 +333,9 @@ Case case_of(const Options& options) {
   config.schedule.group_size = static_cast<int>(options.integer("--group-size", 2));
   config.schedule.sync_period = options.integer("--sync-period", 0);
   config.schedule.grouped = !options.has("--no-groups");
+  config.schedule.accumulate = options.has("--accumulate");
+  config.schedule.initiators = static_cast<int>(options.integer("--initiators", 0));
+  config.schedule.seed = options.integer("--seed", 0);
   config.schedule.check();
   config.merge_once = options.has("--merge-once");
   config.mutation = mutation_of(options.text("--mutate", "none"));
@@ -336,8 +365,10 @@ void print(const Explorer::Result& result, std::size_t local_edges, double secon
 int main(int argc, char** argv) {
   try {
     const Options options(
-        argc, argv, {"--ranks", "--group-size", "--sync-period", "--iterations", "--edges", "--max-states", "--mutate"},
-        {"--merge-once", "--no-groups", "--exact"});
+        argc, argv,
+        {"--ranks", "--group-size", "--sync-period", "--iterations", "--initiators", "--seed", "--edges", "--max-states",
+         "--mutate"},
+        {"--merge-once", "--no-groups", "--accumulate", "--exact"});
     const auto begin = std::chrono::steady_clock::now();
     // 60 million states take about 3 GiB.
     Explorer explorer(case_of(options), static_cast<std::uint64_t>(options.integer("--max-states", 60'000'000)),

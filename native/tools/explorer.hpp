@@ -1,16 +1,17 @@
 // Every reachable global state of a small case, by breadth-first search, so that a counterexample is a shortest one.
 //
-// What is enumerated: each rank's application (arrive, merge, close, at any time), each activation in flight (delivered
-// in any order: the network is an unordered set), exec_done and read_done (once all members of the group have started
-// the version, in any order: more permissive than any transport), finish (once all ranks have closed).
+// What is enumerated: each rank's application (arrive, merge, retract, close, at any time), each message in flight
+// (activations and, with initiators, Solo; delivered in any order: the network is an unordered set), exec_done and
+// read_done (once all members of the group have started the version, in any order: more permissive than any transport),
+// finish (once all ranks have closed).
 //
 // How it stays small: a rank's states are interned, so that a global state is one number per rank and one bit for each
-// activation in flight; a rank's reaction to an event is computed once and looked up afterwards. Both are exact. One bit
-// is enough because each (receiver, dimension, version) is sent at most once: the neighbour over a dimension is a
+// message in flight; a rank's reaction to an event is computed once and looked up afterwards. Both are exact. One bit
+// is enough because each (kind, receiver, dimension, version) is sent at most once: the neighbour over a dimension is a
 // bijection, and a sender forwards a version over a dimension once; a second one would be reported as a violation.
 //
 // Two reductions, both bisimulations, argued where they are made, and switched off by `exact`: ranks that differ only in
-// the names of their buffers and in what nothing reads any more are one (Rank::signature), and activations that the
+// the names of their buffers and in what nothing reads any more are one (Rank::signature), and messages that the
 // receiver would ignore are not kept (idle_messages). No order of events is left out: there is no partial-order reduction.
 #pragma once
 
@@ -66,8 +67,8 @@ class Explorer {
   Result run();
 
   // Distinct edges of the decision machines, one line each: "rank;state;event version dimension;outputs;next state".
-  // Outputs are "F version dimension rank", "S version buffer target stamp" or "C version fresh merged_version buffer",
-  // separated by commas.
+  // Outputs are "F version dimension rank", "S version buffer target stamp oldest", "C version fresh merged_version
+  // buffer", "R buffer stamp oldest" or "O version dimension rank" (Solo), separated by commas.
   const std::vector<std::string>& machine_edges() const { return machine_edges_; }
 
  private:
@@ -80,20 +81,22 @@ class Explorer {
     Rank rank;
     Version started;
     bool closed;
-    std::uint64_t idle;  // activations that it would ignore
+    std::uint64_t idle;  // messages that it would ignore
   };
   struct Transition {
     bool known = false;
     std::uint16_t next = 0;
     std::uint64_t sent = 0;
   };
-  // Events of a rank as numbers; activations follow, by dimension and version.
-  enum : int { kApplication, kExecDone, kReadDone, kFinish, kActivation };
+  // Events of a rank as numbers; messages follow: activations, then Solo, by dimension and version.
+  enum : int { kApplication, kExecDone, kReadDone, kFinish, kMessage };
 
   Event event_of(int rank, int local, int number) const;
-  int bit_of(int receiver, int dimension, Version version) const {
-    return (receiver * dimensions_ + dimension) * versions_ + static_cast<int>(version);
+  // The number of a message among those to one receiver, and its bit in GlobalState::in_flight.
+  int message_of(bool solo, int dimension, Version version) const {
+    return (solo ? dimensions_ * versions_ + dimension * (versions_ + 1) : dimension * versions_) + static_cast<int>(version);
   }
+  std::uint64_t bit_of(int receiver, int message) const { return std::uint64_t{1} << (receiver * messages_ + message); }
   std::uint64_t idle_messages(int rank, const Rank& state) const;
   std::uint16_t intern(int rank, const Rank& state);
   const Transition& react(int rank, int local, int number);
@@ -116,7 +119,9 @@ class Explorer {
   Case case_;
   bool exact_;
   std::uint64_t max_states_;
-  int ranks_, dimensions_, versions_, events_;
+  int ranks_, dimensions_, versions_;
+  int messages_;  // possible ones to each receiver
+  int events_;
   std::vector<std::vector<Group>> groups_;  // [rank][version]
   std::vector<std::deque<Local>> locals_;
   std::vector<std::vector<Transition>> reactions_;  // [rank][local * events_ + number]

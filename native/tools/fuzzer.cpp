@@ -38,6 +38,12 @@ Case draw_case(Random& random) {
   config.schedule.sync_period = random.below(9);
   config.schedule.grouped = config.schedule.sync_period == 0 || !random.one_in(8);
   config.merge_once = random.one_in(3);
+  config.schedule.initiators = random.one_in(2) ? 0 : 1 + random.below(config.schedule.world_size);
+  config.schedule.seed = static_cast<std::int64_t>(random.next() >> 1);
+  if (config.schedule.grouped && random.one_in(2)) {  // eager
+    config.schedule.accumulate = true;
+    config.schedule.group_size = config.schedule.world_size;
+  }
   const int iterations = random.below(13);
   const bool uneven = random.one_in(2);
   for (int rank = 0; rank < config.schedule.world_size; ++rank) {
@@ -49,19 +55,25 @@ Case draw_case(Random& random) {
 // Only two ranks out of seven activate, and any activation may come last: the smallest case in which a rank is stranded
 // if a second activation is dropped. Drawn cases rarely look like this, so some seeds (with --two-activators all) run
 // it.
-Case two_activators(Mutation mutation) { return {{7, 7, 0, true}, {1, 0, 0, 0, 1, 0, 0}, false, mutation}; }
+Case two_activators(Mutation mutation) {
+  return {{.world_size = 7, .group_size = 7}, {1, 0, 0, 0, 1, 0, 0}, false, mutation};
+}
 
 std::string text_of(const Case& config) {
   std::string text = "ranks " + std::to_string(config.schedule.world_size) + ", group size " +
                      std::to_string(config.schedule.group_size) + ", sync period " +
                      std::to_string(config.schedule.sync_period) + (config.schedule.grouped ? "" : ", syncs only") +
-                     (config.merge_once ? ", merge once" : "") + ", iterations";
+                     (config.merge_once ? ", merge once" : "") + (config.schedule.accumulate ? ", accumulate" : "");
+  if (config.schedule.selective()) {
+    text += ", initiators " + std::to_string(config.schedule.initiators) + " of seed " + std::to_string(config.schedule.seed);
+  }
+  text += ", iterations";
   for (const int n : config.iterations) text += " " + std::to_string(n);
   return text;
 }
 
 struct Counts {
-  std::uint64_t events = 0, starts = 0, passive = 0, completions = 0, late = 0, quiet = 0;
+  std::uint64_t events = 0, starts = 0, passive = 0, completions = 0, late = 0, quiet = 0, sums = 0, nulls = 0;
 };
 
 class Run {
@@ -108,7 +120,7 @@ class Run {
   };
 
   static bool is_application(Event::Kind kind) {
-    return kind == Event::arrive || kind == Event::merge_done || kind == Event::close;
+    return kind == Event::arrive || kind == Event::merge_done || kind == Event::close || kind == Event::retract;
   }
   Rank& at(int rank) { return ranks_[static_cast<std::size_t>(rank)]; }
 
@@ -134,11 +146,13 @@ class Run {
     for (const Output& output : outputs) {
       if (const auto* forward = std::get_if<Forward>(&output)) {
         schedule(forward->rank, {Event::activation, forward->version, forward->dimension});
+      } else if (const auto* solo = std::get_if<Solo>(&output)) {
+        schedule(solo->rank, {Event::solo, solo->version, solo->dimension});
       } else if (const auto* start = std::get_if<Start>(&output)) {
         on_started(rank, *start);
-      } else {
+      } else if (const auto* complete = std::get_if<Complete>(&output)) {
         ++counts_.completions;
-        counts_.late += !std::get<Complete>(output).fresh;
+        counts_.late += !complete->fresh;
       }
     }
     if (event.kind == Event::close) on_closed();
@@ -152,14 +166,24 @@ class Run {
     stamp = start.stamp;
     ++counts_.starts;
     counts_.passive += start.stamp < start.version;
+    counts_.sums += start.oldest < start.stamp;
+    counts_.nulls += start.buffer == kNone;
     const Group group = case_.schedule.group(rank, start.version);
     for (const int member : group) {
       if (!stamps[static_cast<std::size_t>(member)]) return;
     }
+    bool any = false;
     for (const int member : group) {
+      any |= !is_null(member, start.version);
       schedule(member, {Event::exec_done, start.version});
-      if (eager_read_done_) schedule(member, {Event::read_done});
+      if (eager_read_done_ && !is_null(member, start.version)) schedule(member, {Event::read_done});
     }
+    if (!any) throw Violation("gradients: nobody contributes to a version");
+  }
+
+  // Nobody reads a null contribution, and its rank may be in a later version by now.
+  bool is_null(int member, Version version) const {
+    return case_.schedule.accumulate && stamps_[static_cast<std::size_t>(version)][static_cast<std::size_t>(member)] == kNone;
   }
 
   // The usual end of reading: all members have the sum. Half of the runs let it end at any time after the start
@@ -172,7 +196,9 @@ class Run {
     for (const int member : group) {
       if (!executed[static_cast<std::size_t>(member)]) return;
     }
-    for (const int member : group) schedule(member, {Event::read_done});
+    for (const int member : group) {
+      if (!is_null(member, version)) schedule(member, {Event::read_done});
+    }
   }
 
   void on_closed() {
@@ -189,8 +215,13 @@ class Run {
     }
     for (const Rank& rank : ranks_) {
       if (rank.phase() != Rank::waiting) continue;
-      if (rank.waits_in_group_version())
+      if (rank.waits_in_group_version()) {
+        if (case_.awaits_candidate(rank.arrived(), [&](int r) { return at(r).arrived(); },
+                                   [&](int r) { return at(r).phase() == Rank::closed; })) {
+          continue;
+        }
         throw Violation("progress: a rank waits in a group version until others arrive");
+      }
       if (slowest >= rank.arrived()) throw Violation("progress: a rank waits in a sync at which all have arrived");
     }
   }
@@ -200,7 +231,7 @@ class Run {
   Counts& counts_;
   std::vector<Rank> ranks_;
   std::vector<double> pace_;
-  std::array<double, 7> scale_;  // by kind of event
+  std::array<double, Event::kKinds> scale_;  // by kind of event
   bool eager_read_done_;
   double now_ = 0;
   int closed_ = 0;
@@ -248,10 +279,11 @@ int main(int argc, char** argv) {
     };
     std::printf(
         "{\"result\": \"%s\", \"runs\": %lld, \"events\": %llu, \"seconds\": %.3f, \"late\": %.4f, \"passive\": %.4f, "
-        "\"quiet\": %llu",
+        "\"quiet\": %llu, \"sums\": %.4f, \"nulls\": %.4f",
         failure ? "violation" : "ok", static_cast<long long>(seed - seeds[0]),
         static_cast<unsigned long long>(counts.events), seconds.count(), share(counts.late, counts.completions),
-        share(counts.passive, counts.starts), static_cast<unsigned long long>(counts.quiet));
+        share(counts.passive, counts.starts), static_cast<unsigned long long>(counts.quiet),
+        share(counts.sums, counts.starts), share(counts.nulls, counts.starts));
     if (failure)
       std::printf(", \"seed\": %lld, \"violation\": \"%s\"", static_cast<long long>(seed - 1), failure->c_str());
     std::printf("}\n");

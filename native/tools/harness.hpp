@@ -1,111 +1,21 @@
 // One rank under test: the production decision machine, a model application on top of it, and what its buffers hold.
 // The explorer and the fuzzer drive ranks of this kind and differ only in who chooses the next event.
-//
 // Every event is checked against the promises of the collective, with bookkeeping of the harness' own: what was
 // published, what is being read, what each result contains. A promise that is broken throws Violation.
 //
-// Contents are abstract. A buffer holds one of: the initial model; the model published for version v; the result of
-// version v; something that the application is writing; a sum that is being reduced for version v. So a torn or stale
-// read shows as a wrong tag.
+// Contents are abstract. A buffer holds one of: the initial model; the model published for version v, or the gradients of
+// versions u to v; the result of version v; the last model of a rank that closes; something that the application is
+// writing; a sum that is being reduced for version v. So a torn or stale read shows as a wrong tag.
+// Where gradients accumulate, each is accounted for: all up to `delivered_` have been taken by a version or are in a sync's
+// model, once; all after it are published or in the application's hands.
 #pragma once
 
-#include <algorithm>
 #include <array>
-#include <stdexcept>
-#include <string>
 #include <utility>
-#include <vector>
 
-#include "wagma/protocol.hpp"
+#include "case.hpp"
 
 namespace wagma::tools {
-
-struct Violation : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
-// Deliberate defects of the environment, to show that the checks find them.
-enum class Mutation {
-  none,
-  drop_second_activation,  // an activation of a version that is known already is not handled, so it is not forwarded
-  no_forward,              // a rank that is activated by others tells nobody
-  single_buffer,           // all roles share one buffer
-  early_read_done,         // the end of the peers' reading is reported at the start
-  no_fence,                // the machine believes that no version is a sync
-};
-
-inline Mutation mutation_of(const std::string& name) {
-  static const std::vector<std::pair<std::string, Mutation>> names{
-      {"none", Mutation::none},
-      {"drop-second-activation", Mutation::drop_second_activation},
-      {"no-forward", Mutation::no_forward},
-      {"single-buffer", Mutation::single_buffer},
-      {"early-read-done", Mutation::early_read_done},
-      {"no-fence", Mutation::no_fence},
-  };
-  for (const auto& [known, mutation] : names) {
-    if (known == name) return mutation;
-  }
-  throw std::invalid_argument("mutation '" + name + "' is not known");
-}
-
-struct Case {
-  Schedule schedule;
-  std::vector<int> iterations;  // arrivals of each rank
-  bool merge_once = false;
-  Mutation mutation = Mutation::none;
-
-  // The version of the n-th arrival; kNone for none.
-  Version version_of(int arrivals) const {
-    Version version = kNone;
-    for (int i = 0; i < arrivals; ++i) version = schedule.next(version);
-    return version;
-  }
-
-  Version last() const {
-    int most = 0;
-    for (const int n : iterations) most = std::max(most, n);
-    return version_of(most);
-  }
-
-  // Agreement, the part that the schedule alone decides: the groups of a version are disjoint and cover all ranks, and
-  // all members name the same group. Together with each member starting a version once, they all mean the same
-  // contributions.
-  void check_groups() const {
-    for (Version version = schedule.first(); version <= last(); version = schedule.next(version)) {
-      std::vector<Group> groups;
-      for (int rank = 0; rank < schedule.world_size; ++rank) groups.push_back(schedule.group(rank, version));
-      for (int rank = 0; rank < schedule.world_size; ++rank) {
-        bool member = false;
-        for (const int other : groups[rank]) {
-          member |= other == rank;
-          if (groups[other] != groups[rank]) throw Violation("agreement: members name different groups");
-        }
-        if (!member) throw Violation("agreement: a rank is not in its own group");
-      }
-    }
-  }
-};
-
-struct Event {
-  enum Kind { arrive, activation, exec_done, read_done, merge_done, close, finish };
-  Kind kind;
-  Version version = kNone;
-  int dimension = -1;
-
-  static const char* name(Kind kind) {
-    static const char* const names[] = {"arrive",     "activation", "exec_done", "read_done",
-                                        "merge_done", "close",      "finish"};
-    return names[kind];
-  }
-
-  std::string text() const {
-    std::string result = name(kind);
-    if (version != kNone) result += " " + std::to_string(version);
-    if (dimension != -1) result += " over " + std::to_string(dimension);
-    return result;
-  }
-};
 
 class Rank {
  public:
@@ -114,19 +24,24 @@ class Rank {
   Rank(const Case& config, int rank)
       : case_(&config),
         machine_(rank, believed_schedule(config), config.merge_once),
-        end_(config.version_of(config.iterations[rank])) {
+        end_(config.version_of(config.iterations[static_cast<std::size_t>(rank)])) {
     contents_.fill(kJunk);
-    contents_[at(machine_.published())] = kInitial;
+    if (accumulate()) {
+      published_tag_ = kNothing;
+    } else {
+      contents_[at(machine_.published())] = kInitial;
+    }
     contents_[at(machine_.live())] = kDirty;
-    merging_buffer_ = reading_buffer_ = target_buffer_ = result_buffer_ = -1;
+    merging_buffer_ = reading_buffer_ = target_buffer_ = result_buffer_ = model_buffer_ = -1;
   }
 
-  // What happens next at the application, from what it has done so far.
-  Event application_event() const {
+  Event application_event() const {  // what happens next at the application
     if (phase_ == merging) return {Event::merge_done};
     const Version next = case_->schedule.next(arrived_);
-    if (next <= end_) return {Event::arrive, next};
-    return {Event::close};
+    if (next > end_) return {Event::close};
+    const bool undelivered = accumulate() && machine_.published() != kNone;
+    if (undelivered && case_->mutation != Mutation::no_retract) return {Event::retract};
+    return {Event::arrive, next};
   }
   bool application_ready() const { return phase_ == computing || phase_ == merging; }
 
@@ -142,9 +57,9 @@ class Rank {
   // Applies one event and gives the machine's outputs, checked; the caller carries out what concerns other ranks.
   Outputs apply(const Event& event) {
     Outputs outputs = react(event);
-    for (std::size_t i = 0; i < outputs.size(); ++i) {
-      if (const auto* start = std::get_if<Start>(&outputs[i])) on_start(*start);
-      if (const auto* complete = std::get_if<Complete>(&outputs[i])) on_complete(*complete);
+    for (const Output& output : outputs) {
+      if (const auto* start = std::get_if<Start>(&output)) on_start(*start);
+      if (const auto* complete = std::get_if<Complete>(&output)) on_complete(*complete);
     }
     check_buffers();
     check_end();
@@ -154,9 +69,10 @@ class Rank {
   // All that distinguishes two of them.
   std::vector<Version> state() const {
     std::vector<Version> state = machine_.state();
-    state.insert(state.end(), {phase_, arrived_, started_, executed_, finished_, published_tag_, published_stamp_,
-                               reading_buffer_, reading_tag_, target_buffer_, result_buffer_, merging_buffer_,
-                               merging_tag_, expected_fresh_, expected_merge_, contributed_, merged_});
+    state.insert(state.end(), {phase_, retracting_, arrived_, started_, executed_, finished_, published_tag_,
+                               published_stamp_, undelivered_, delivered_, solo_from_, reading_buffer_, reading_tag_,
+                               target_buffer_, result_buffer_, merging_buffer_, merging_tag_, model_buffer_, model_tag_,
+                               expected_fresh_, expected_merge_, contributed_, merged_});
     state.insert(state.end(), contents_.begin(), contents_.end());
     return state;
   }
@@ -168,34 +84,40 @@ class Rank {
   // the machine's `fresh` and what was expected, unless the application waits (an arrival sets them before anything
   // reads them); which version was merged last, unless merge_once asks.
   std::vector<Version> signature() const {
-    static constexpr std::size_t kFresh = 5, kMerged = 7, kLive = 11, kRoles = 6;  // places in Machine::state()
+    static constexpr std::size_t kFresh = 5, kMerged = 7, kLive = 13, kRoles = 7;  // places in Machine::state()
     std::vector<Version> key = machine_.state();
     if (phase_ != waiting) key[kFresh] = 0;
     if (!case_->merge_once) key[kMerged] = kNone;
-    key.insert(key.begin() + kLive, {reading_buffer_, target_buffer_, result_buffer_, merging_buffer_});
-    const std::vector<Version> roles(key.begin() + kLive, key.begin() + kLive + 4 + kRoles);
+    const std::array own{reading_buffer_, target_buffer_, result_buffer_, merging_buffer_, model_buffer_};
+    key.insert(key.begin() + kLive, own.begin(), own.end());
+    const std::vector<Version> roles(key.begin() + kLive, key.begin() + kLive + own.size() + kRoles);
     for (std::size_t i = 0; i < roles.size(); ++i) {
       if (roles[i] != kNone) key[kLive + i] = std::find(roles.begin(), roles.end(), roles[i]) - roles.begin();
     }
-    key.insert(key.end(), {phase_, arrived_, started_, executed_, finished_, published_tag_, published_stamp_,
-                           reading_tag_, merging_tag_, case_->merge_once ? merged_ : kNone});
+    key.insert(key.end(), {phase_, retracting_, arrived_, started_, executed_, finished_, published_tag_, published_stamp_,
+                           undelivered_, delivered_, solo_from_, reading_tag_, merging_tag_, model_tag_,
+                           case_->merge_once ? merged_ : kNone});
     if (phase_ == waiting) key.insert(key.end(), {expected_fresh_, expected_merge_, contributed_});
     return key;
   }
 
  private:
   using Tag = Version;
-  static constexpr Tag kJunk = -1, kInitial = 0, kDirty = 1;
+  static constexpr Tag kNothing = -2, kJunk = -1, kInitial = 0, kDirty = 1, kLastModel = 2;
+  static constexpr Version kSpan = 1 << 20;  // more versions than any case has
   static Tag own(Version version) { return 3 * version + 3; }
   static Tag reducing(Version version) { return 3 * version + 4; }
   static Tag result(Version version) { return 3 * version + 5; }
+  static Tag gradients(Version oldest, Version newest) { return 3 * (kSpan * (oldest + 1) + newest) + 3; }
 
   static Schedule believed_schedule(const Case& config) {
     Schedule schedule = config.schedule;
     if (config.mutation == Mutation::no_fence) schedule.sync_period = 0;
+    if (config.mutation == Mutation::anybody_activates) schedule.initiators = 0;
     return schedule;
   }
 
+  bool accumulate() const { return case_->schedule.accumulate; }
   std::size_t at(int buffer) const {
     if (case_->mutation == Mutation::single_buffer) return 0;
     if (buffer < 0 || buffer >= kBuffers) throw Violation("wholeness: no such buffer");
@@ -212,6 +134,9 @@ class Rank {
     switch (event.kind) {
       case Event::arrive: return on_arrive(event.version);
       case Event::activation: return on_activation(event);
+      case Event::solo:
+        if (solo_from_ == kNone || event.version < solo_from_) solo_from_ = event.version;
+        return machine_.solo(event.version, event.dimension);
       case Event::exec_done: return on_exec_done(event.version);
       case Event::read_done: {
         check(content(reading_buffer_) == reading_tag_, "wholeness: a contribution changed while peers read it");
@@ -219,15 +144,9 @@ class Rank {
         reading_tag_ = kJunk;
         return case_->mutation == Mutation::early_read_done ? Outputs{} : machine_.read_done();
       }
-      case Event::merge_done:
-        // After a sync the result is what is published; else the own model, which a late rank merges too.
-        check(published_tag_ == (case_->schedule.is_sync(arrived_) ? result(arrived_) : own(arrived_)),
-              "wholeness: the own model is lost during the merge");
-        merging_buffer_ = -1;
-        merging_tag_ = kJunk;
-        phase_ = computing;
-        return machine_.merge_done();
-      case Event::close: phase_ = closed; return machine_.close();
+      case Event::merge_done: return on_merge_done();
+      case Event::retract: return on_retract();
+      case Event::close: return on_close();
       case Event::finish: finished_ = true; return machine_.finish(event.version);
     }
     throw Violation("no such event");
@@ -235,7 +154,15 @@ class Rank {
 
   Outputs on_arrive(Version version) {
     check(content(machine_.live()) == kDirty, "wholeness: the live buffer is not the application's");
-    contents_[at(machine_.live())] = published_tag_ = own(version);
+    published_tag_ = own(version);
+    if (accumulate() && case_->schedule.is_sync(version)) {
+      delivered_ = version;  // the model contains what was in the application's hands, and the gradient of this iteration
+      undelivered_ = kNone;
+    } else if (accumulate()) {
+      if (undelivered_ == kNone) undelivered_ = version;
+      published_tag_ = gradients(undelivered_, version);
+    }
+    contents_[at(machine_.live())] = published_tag_;
     published_stamp_ = arrived_ = version;
     phase_ = waiting;
     expected_fresh_ = version > started_;
@@ -243,6 +170,8 @@ class Rank {
     expected_merge_ = expected_fresh_ ? version : started_;
     Outputs outputs = machine_.arrive(version);
     contents_[at(machine_.live())] = kDirty;
+    const bool may = case_->schedule.may_activate(machine_.rank(), version) || (solo_from_ != kNone && solo_from_ <= version);
+    for (const Output& o : outputs) check(may || !std::holds_alternative<Forward>(o), "initiators: one activates that is none");
     return outputs;
   }
 
@@ -261,11 +190,60 @@ class Rank {
     contents_[at(target_buffer_)] = result(version);
     result_buffer_ = std::exchange(target_buffer_, -1);
     executed_ = version;
-    if (case_->schedule.is_sync(version)) {
+    const bool sync = case_->schedule.is_sync(version);
+    if (sync && accumulate() && phase_ == closed) {
+      model_tag_ = result(version);
+      model_buffer_ = result_buffer_;
+    } else if (sync && !accumulate()) {
       published_tag_ = result(version);
       published_stamp_ = version;
     }
-    return machine_.exec_done(version);
+    Outputs outputs = machine_.exec_done(version);
+    if (sync && case_->mutation == Mutation::keeps_model) force({{kPublished, result_buffer_}, {kStamp, version}});
+    return outputs;
+  }
+
+  Outputs on_merge_done() {
+    // After a sync the result is what is published; else the own model, which a late rank merges too.
+    check(accumulate() || published_tag_ == (case_->schedule.is_sync(arrived_) ? result(arrived_) : own(arrived_)),
+          "wholeness: the own model is lost during the merge");
+    merging_buffer_ = -1;
+    merging_tag_ = kJunk;
+    retracting_ = 0;
+    phase_ = computing;
+    return machine_.merge_done();
+  }
+
+  Outputs on_retract() {
+    const Outputs outputs = machine_.retract();
+    check(outputs.empty() == (published_tag_ == kNothing), "gradients: what no version has taken is not taken back");
+    if (outputs.empty()) return outputs;  // a version has taken it since the application decided to ask
+    const auto* retracted = &std::get<Retracted>(outputs[0]);
+    check(content(retracted->buffer) == published_tag_, "gradients: something else is taken back");
+    check(retracted->stamp == published_stamp_ && retracted->oldest == undelivered_, "gradients: wrong stamps");
+    merging_buffer_ = retracted->buffer;
+    merging_tag_ = std::exchange(published_tag_, kNothing);
+    retracting_ = 1;
+    phase_ = merging;
+    if (case_->mutation == Mutation::loses_gradients) {
+      force({{kOldest, kNone}});
+      undelivered_ = kNone;
+    }
+    return outputs;
+  }
+
+  Outputs on_close() {
+    phase_ = closed;
+    if (accumulate()) {
+      model_buffer_ = machine_.live();
+      contents_[at(model_buffer_)] = model_tag_ = kLastModel;
+    }
+    Outputs outputs = machine_.close();
+    if (case_->mutation == Mutation::no_solo) {
+      std::erase_if(outputs, [](const Output& output) { return std::holds_alternative<Solo>(output); });
+    }
+    if (case_->mutation == Mutation::no_last_model && accumulate()) force({{kModel, kNone}});
+    return outputs;
   }
 
   void on_start(const Start& start) {
@@ -274,23 +252,60 @@ class Rank {
     check(version == schedule.next(started_), "order: a version starts out of order or twice");
     check(!executing(), "order: a version starts before the last one is executed");
     check(!being_read(), "wholeness: a version starts while peers still read the last contribution");
-    if (schedule.is_sync(version) && arrived_ < version) {
-      check(phase_ == closed, "fence: a sync starts before the rank's own arrival");
-      published_stamp_ = version;
+    const bool passive_sync = schedule.is_sync(version) && arrived_ < version;
+    check(!passive_sync || phase_ == closed, "fence: a sync starts before the rank's own arrival");
+    if (accumulate()) {
+      contribute_gradients(start, passive_sync);
+    } else {
+      if (passive_sync) published_stamp_ = version;
+      check(start.stamp == published_stamp_ && start.oldest == start.stamp,
+            "agreement: the stamp is not that of the published model");
+      contribute(start, published_tag_, start.stamp, schedule.sync_period == 0 ? version + 1 : since_sync(version));
     }
-    check(start.stamp == published_stamp_, "agreement: the stamp is not that of the published model");
-    const Version bound = schedule.sync_period == 0 ? version + 1 : (version + 1) % schedule.sync_period;
-    check(version - start.stamp >= 0 && version - start.stamp <= bound,
-          "staleness: a contribution predates the last sync");
-    check(content(start.buffer) == published_tag_, "wholeness: a contribution is not the published model");
-    reading_buffer_ = start.buffer;
-    reading_tag_ = published_tag_;
     target_buffer_ = start.target;
     contents_[at(start.target)] = reducing(version);
     started_ = version;
     if (phase_ == waiting && start.stamp == version) contributed_ = version;
-    // The contribution is still being read; only the machine is told otherwise.
-    if (case_->mutation == Mutation::early_read_done) machine_.read_done();
+    // Still being read; only the machine is told otherwise.
+    if (case_->mutation == Mutation::early_read_done && being_read()) machine_.read_done();
+  }
+
+  Version since_sync(Version version) const { return (version + 1) % case_->schedule.sync_period; }
+
+  void contribute(const Start& start, Tag tag, Version oldest, Version bound) {
+    check(start.version - oldest >= 0 && start.version - oldest <= bound, "staleness: a contribution predates the last sync");
+    check(content(start.buffer) == tag, "wholeness: a contribution is not what was published");
+    reading_buffer_ = start.buffer;
+    reading_tag_ = tag;
+  }
+
+  // Each gradient is taken once, in order; a model by a sync, and by nothing else.
+  void contribute_gradients(const Start& start, bool passive_sync) {
+    const Schedule& schedule = case_->schedule;
+    if (schedule.is_sync(start.version)) {
+      check(start.stamp == start.version && start.oldest == start.version, "agreement: the stamp of a sync is its version");
+      contribute(start, passive_sync ? model_tag_ : own(start.version), start.stamp, 0);
+      if (!passive_sync) published_tag_ = kNothing;
+      return;
+    }
+    if (published_tag_ == kNothing) {
+      check(start.buffer == kNone, "gradients: one is contributed twice, or a model as a gradient");
+      check(start.stamp == kNone && start.oldest == kNone, "agreement: the null contribution has a stamp");
+      return;
+    }
+    check(start.buffer != kNone, "gradients: one is published and not contributed");
+    check(start.oldest == delivered_ + 1 && start.oldest == undelivered_, "gradients: one is lost or contributed twice");
+    check(start.stamp == published_stamp_, "agreement: the stamp is not that of the newest gradient");
+    // A closed rank's last ones may have to wait for a sync to pass.
+    const bool bounded = schedule.sync_period != 0 && phase_ != closed;
+    contribute(start, published_tag_, start.oldest,
+               bounded ? since_sync(start.version) - 1 : std::max(start.version, schedule.sync_period));
+    delivered_ = std::exchange(published_stamp_, kNone);
+    undelivered_ = kNone;
+    published_tag_ = kNothing;
+    if (case_->mutation == Mutation::not_taken) {
+      force({{kPublished, start.buffer}, {kStamp, start.stamp}, {kOldest, start.oldest}});
+    }
   }
 
   void on_complete(const Complete& complete) {
@@ -298,11 +313,12 @@ class Rank {
           "completion: the application does not wait in this version");
     check(complete.fresh == (expected_fresh_ != 0), "freshness: not decided at the publish");
     check(complete.fresh == (contributed_ == complete.version),
-          "freshness: the own model is in the sum exactly if fresh");
+          "freshness: the own value is in the sum exactly if fresh");
     const bool nothing = case_->merge_once && expected_merge_ <= merged_;
     check(complete.merged_version == (nothing ? kNone : expected_merge_),
           "completion: another version is merged than promised");
-    check(complete.fresh || published_tag_ == own(arrived_), "wholeness: the own model is lost before the merge");
+    const Tag late = accumulate() ? gradients(undelivered_, arrived_) : own(arrived_);
+    check(complete.fresh || published_tag_ == late, "wholeness: the own value is lost before the merge");
     phase_ = computing;
     if (!nothing) {
       check(content(complete.buffer) == result(expected_merge_), "wholeness: the sum to merge is not complete");
@@ -319,25 +335,27 @@ class Rank {
   // anything: forgetting its content keeps states equal that nothing can tell apart.
   void check_buffers() {
     const int live = machine_.live(), published = machine_.published();
-    const std::array readers{published, reading_buffer_, result_buffer_, merging_buffer_};
+    check((live == kNone) == (accumulate() && phase_ == closed), "wholeness: the application has no buffer to write");
+    const std::array readers{published, reading_buffer_, result_buffer_, merging_buffer_, model_buffer_};
     for (const int buffer : readers) {
       if (buffer == -1) continue;
-      check(at(buffer) != at(live), "wholeness: the application writes a buffer that is read");
+      check(live == kNone || at(buffer) != at(live), "wholeness: the application writes a buffer that is read");
       check(target_buffer_ == -1 || at(buffer) != at(target_buffer_),
             "wholeness: a sum is written into a buffer that is read");
     }
-    check(target_buffer_ == -1 || at(live) != at(target_buffer_),
+    check(target_buffer_ == -1 || live == kNone || at(live) != at(target_buffer_),
           "wholeness: application and execution write the same buffer");
-    check(content(live) == kDirty, "wholeness: the live buffer is not the application's");
-    check(content(published) == published_tag_, "wholeness: the published model is not whole");
+    check(live == kNone || content(live) == kDirty, "wholeness: the live buffer is not the application's");
+    check(published_tag_ == kNothing || content(published) == published_tag_, "wholeness: what is published is not whole");
     check(reading_buffer_ == -1 || content(reading_buffer_) == reading_tag_,
           "wholeness: a contribution changed while peers read it");
     check(result_buffer_ == -1 || content(result_buffer_) == result(executed_),
           "wholeness: the newest result is not whole");
     check(merging_buffer_ == -1 || content(merging_buffer_) == merging_tag_,
           "wholeness: a result changed while it was merged");
+    check(model_buffer_ == -1 || content(model_buffer_) == model_tag_, "wholeness: a closed rank's model is not whole");
     for (int buffer = 0; buffer < kBuffers; ++buffer) {
-      const std::array roles{live, published, reading_buffer_, target_buffer_, result_buffer_, merging_buffer_};
+      const std::array roles{live, published, reading_buffer_, target_buffer_, result_buffer_, merging_buffer_, model_buffer_};
       bool used = false;
       for (const int role : roles) used |= role != -1 && at(role) == at(buffer);
       if (!used) contents_[at(buffer)] = kJunk;
@@ -351,18 +369,30 @@ class Rank {
     check(machine_.done() == over, "end: done exactly if every version is executed and read");
   }
 
+  // Plants a defect: fields of the machine, by their places in Machine::state().
+  enum Place : std::size_t { kStamp = 8, kOldest = 9, kPublished = 14, kModel = 19 };
+  void force(std::initializer_list<std::pair<Place, Version>> values) {
+    std::vector<Version> state = machine_.state();
+    for (const auto& [place, value] : values) state[place] = value;
+    machine_.restore(state);
+  }
+
   const Case* case_;
   Machine machine_;
   Version end_;  // of the last arrival
   Phase phase_ = computing;
+  Version retracting_ = 0;  // what is being merged was taken back
   Version arrived_ = kNone, started_ = kNone, executed_ = kNone;
   bool finished_ = false;
   Tag published_tag_ = kInitial;
   Version published_stamp_ = kNone;
-  int reading_buffer_, target_buffer_, result_buffer_, merging_buffer_;
-  Tag reading_tag_ = kJunk, merging_tag_ = kJunk;
+  Version undelivered_ = kNone;  // the oldest gradient that is published or in the application's hands
+  Version delivered_ = kNone;
+  Version solo_from_ = kNone;
+  int reading_buffer_, target_buffer_, result_buffer_, merging_buffer_, model_buffer_;
+  Tag reading_tag_ = kJunk, merging_tag_ = kJunk, model_tag_ = kJunk;
   Version expected_fresh_ = 0, expected_merge_ = kNone;  // while the application waits
-  Version contributed_ = kNone;                          // the version it waits in, once its own model is in that sum
+  Version contributed_ = kNone;                          // the version it waits in, once its own value is in that sum
   Version merged_ = kNone;
   std::array<Tag, kBuffers> contents_;
 };

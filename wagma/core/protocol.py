@@ -8,10 +8,12 @@ what has to happen. Whoever runs it must feed it one event at a time and carry o
 
     events                                   outputs
     arrive(version)        app publishes     Forward(version, dimension, rank)   send an activation
-    activation(version, dimension)           Start(version, buffer, target, stamp)   begin to move and reduce
+    activation(version, dimension)           Start(version, buffer, target, stamp, oldest)   begin to move and reduce
     exec_done(version)     sum is complete   Complete(version, fresh, merged_version, buffer)   release the app
-    read_done()            peers have read
-    merge_done()           app has merged
+    read_done()            peers have read   Solo(version, dimension, rank)   tell that a rank has closed
+    merge_done()           app has merged    Retracted(buffer, stamp, oldest)   the app gets its gradients back
+    retract()              app takes back
+    solo(version, dimension)   a rank has closed
     close()                app will not arrive again
     finish(version)        all have closed, this is the last version of all
 
@@ -31,11 +33,28 @@ Rules (W section 3 and algorithm 2, made precise):
 * A closed rank is a rank that skips all further updates: it takes part passively, and at a sync its model counts as published
   for that sync (stamp = version), since it is what the rank would have arrived with.
 * At most one contribution is being read: the next version starts when the last one is executed and read.
+
+Initiators (E): only the candidates of a version may activate it. Any other rank that arrives waits until an activation reaches it; all
+else is as above. A sync is activated by everybody. A closed candidate would never activate anything, so a rank that closes tells
+everybody, down the trees of activations, that from its next version on any rank may activate; whoever waits there then does.
+
+Accumulate (schedule.accumulate, E): group versions add up gradients, each of which is contributed once; syncs average models.
+
+* What is published is taken at the start: nothing is published then, and a version started now gets Start without a buffer, the null
+  contribution, which nobody reads: no read_done follows. Nothing is published to begin with.
+* Before it arrives, the application takes back what no version has taken (`retract`), adds it to its new gradient, reports
+  merge_done and arrives: the sum has the stamps (oldest, newest). Versions that start meanwhile get null; nothing is lost or doubled.
+* At a sync the application retracts too, applies the update by itself and arrives with its *model*. No group version is left before the
+  sync at that time (an application returns from version v when v has been executed), so that no model is taken for a gradient.
+  After the sync nothing is published.
+* Closing hands the live buffer in as the rank's model, for further syncs; each sync replaces it by its result. Gradients still
+  published at the close are contributed once, to the next group version, then null: if a sync comes first, after it.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import lru_cache
+from typing import NamedTuple, NoReturn
 
 from wagma.core.groups import is_power_of_two
 from wagma.core.schedule import Schedule
@@ -44,7 +63,8 @@ from wagma.errors import ProtocolError
 NONE = -1
 #: Buffers a rank needs so that no role ever waits for another one. Roles: live, published, reading, target, result, merging.
 #: Six roles, five buffers: `reading` differs from `published` only after a publish during an execution, and then the app waits,
-#: so that nothing is `merging`. The explorer checks that a free buffer is always found.
+#: so that nothing is `merging`. Where gradients accumulate, what is retracted is `merging`, and `model` takes the place of `live` when the
+#: rank closes. The explorer checks that a free buffer is always found.
 BUFFERS = 5
 DEFAULT_FINISH = -2  # finish() has not been called
 
@@ -58,12 +78,16 @@ class Forward(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Execute `version`: contribute `buffer` (whose model has `stamp`), put the sum (at a sync: the mean) into `target`."""
+    """Execute `version`: contribute `buffer` (whose model has `stamp`), put the sum (at a sync: the mean) into `target`.
+
+    Gradients of the iterations `oldest` to `stamp` where they accumulate; a model has oldest == stamp. buffer NONE: contribute nothing.
+    """
 
     version: int
     buffer: int
     target: int
     stamp: int
+    oldest: int
 
 
 class Complete(NamedTuple):
@@ -75,7 +99,23 @@ class Complete(NamedTuple):
     buffer: int
 
 
-Output = Forward | Start | Complete
+class Retracted(NamedTuple):
+    """The application reads `buffer`, the sum of its gradients `oldest` to `stamp`, until merge_done: no version takes them now."""
+
+    buffer: int
+    stamp: int
+    oldest: int
+
+
+class Solo(NamedTuple):
+    """Tell `rank` that from `version` on everybody may activate; the receiver is reached over `dimension`."""
+
+    version: int
+    dimension: int
+    rank: int
+
+
+Output = Forward | Start | Complete | Retracted | Solo
 
 
 def dimensions(world_size: int) -> int:
@@ -83,6 +123,7 @@ def dimensions(world_size: int) -> int:
     return (world_size - 1).bit_length()
 
 
+@lru_cache(maxsize=1 << 15)
 def neighbour(world_size: int, rank: int, dimension: int) -> int:
     """Where an activation sent by `rank` over `dimension` goes."""
     if is_power_of_two(world_size):
@@ -98,13 +139,14 @@ class Machine:
 
     __slots__ = (
         "rank", "schedule", "merge_once", "next_version", "executing", "activated", "arrived", "waiting", "fresh", "merge_at",
-        "merged", "stamp", "closed", "last", "live", "published", "reading", "target", "result", "merging", "forwarded",
+        "merged", "stamp", "oldest", "closed", "last", "solo_from", "live", "published", "reading", "target", "result", "merging",
+        "model", "forwarded", "told",
     )  # fmt: skip
 
-    #: The order in which `state` lists them, before forwarded[0], forwarded[1], ...; the C++ machine has the same.
+    #: The order in which `state` lists them, before forwarded[0], forwarded[1], ..., told[0], ...; the C++ machine has the same.
     STATE = (
-        "next_version", "executing", "activated", "arrived", "waiting", "fresh", "merge_at", "merged", "stamp", "closed",
-        "last", "live", "published", "reading", "target", "result", "merging",
+        "next_version", "executing", "activated", "arrived", "waiting", "fresh", "merge_at", "merged", "stamp", "oldest", "closed",
+        "last", "solo_from", "live", "published", "reading", "target", "result", "merging", "model",
     )  # fmt: skip
 
     def __init__(self, rank: int, schedule: Schedule, merge_once: bool = False) -> None:
@@ -120,28 +162,39 @@ class Machine:
         self.merge_at = NONE  # version whose completion releases the application
         self.merged = NONE  # newest version merged so far
         self.stamp = NONE  # iteration for which the published model was published, or the sync that replaced it
+        self.oldest = NONE  # of the gradients published or retracted; the same as `stamp` for a model
         self.closed = 0
         self.last = DEFAULT_FINISH
+        self.solo_from = NONE  # from this version on everybody may activate, as somebody has closed; NONE: nobody has
         self.live = 0  # the application may write it until it arrives
-        self.published = 1  # holds the initial model
+        self.published = NONE if schedule.accumulate else 1  # holds the initial model
         self.reading = NONE
         self.target = NONE
         self.result = NONE
         self.merging = NONE
+        self.model = NONE  # what a closed rank brings to syncs, where gradients accumulate
         self.forwarded = [NONE] * dimensions(schedule.world_size)
+        self.told = [NONE] * len(self.forwarded)  # lowest version of the Solo sent over each dimension
 
     # -- events ------------------------------------------------------------------------------------------------------
 
     def arrive(self, version: int) -> list[Output]:
         """The application publishes its live buffer for `version` and waits; atomic with everything else at this rank."""
         self._require(not self.closed, "arrive", version, "the rank has closed")
-        self._require(self.waiting == NONE, "arrive", version, f"the rank still waits in version {self.waiting}")
+        if self.waiting != NONE:
+            self._refuse("arrive", version, f"the rank still waits in version {self.waiting}")
         self._require(self.merging == NONE, "arrive", version, "the last result is still being merged")
         expected = self.schedule.next(self.arrived)
-        self._require(version == expected, "arrive", version, f"the next version is {expected}")
+        if version != expected:
+            self._refuse("arrive", version, f"the next version is {expected}")
+        accumulate, sync = self.schedule.accumulate, self.schedule.is_sync(version)
+        if accumulate and self.published != NONE:
+            self._refuse("arrive", version, f"the gradient of version {self.stamp} has to be retracted first")
         self.published, self.live = self.live, NONE
         self.live = self._free()
         self.stamp = self.arrived = self.waiting = version
+        if not accumulate or sync or self.oldest == NONE:
+            self.oldest = version
         self.fresh = int(version >= self.next_version)
         outputs: list[Output] = []
         if not self.fresh:
@@ -151,7 +204,7 @@ class Machine:
                 self._complete(self.schedule.previous(self.next_version), outputs)
             return outputs
         self.merge_at = version
-        if version > self.activated:
+        if self.activates(version):
             self.activated = version
             self._forward(version, 0, outputs)
         self._start(outputs)
@@ -159,8 +212,8 @@ class Machine:
 
     def activation(self, version: int, dimension: int) -> list[Output]:
         """An activation of `version` has reached this rank over `dimension`."""
-        known = 0 <= dimension < len(self.forwarded)
-        self._require(known, "activation", version, f"dimension {dimension} is not below {len(self.forwarded)}")
+        if not 0 <= dimension < len(self.forwarded):
+            self._refuse("activation", version, f"dimension {dimension} is not below {len(self.forwarded)}")
         outputs: list[Output] = []
         self._forward(version, dimension + 1, outputs)
         if version > self.activated:
@@ -168,13 +221,29 @@ class Machine:
             self._start(outputs)
         return outputs
 
+    def solo(self, version: int, dimension: int) -> list[Output]:
+        """It has reached this rank over `dimension` that somebody has closed before `version`: from there on anybody may activate."""
+        if not 0 <= dimension < len(self.told):
+            self._refuse("solo", version, f"dimension {dimension} is not below {len(self.told)}")
+        outputs: list[Output] = []
+        self._tell(version, dimension + 1, outputs)
+        if self.waiting > self.activated and self.activates(self.waiting):
+            self.activated = self.waiting
+            self._forward(self.waiting, 0, outputs)
+            self._start(outputs)
+        return outputs
+
     def exec_done(self, version: int) -> list[Output]:
         """The sum of `version` is complete in the target buffer."""
-        self._require(version == self.executing != NONE, "exec_done", version, f"version {self.executing} is executing")
+        if not version == self.executing != NONE:
+            self._refuse("exec_done", version, f"version {self.executing} is executing")
         self.executing = NONE
         self.result, self.target = self.target, NONE
         if self.schedule.is_sync(version):
-            self.published, self.stamp = self.result, version
+            if not self.schedule.accumulate:
+                self.published, self.stamp, self.oldest = self.result, version, version
+            elif self.closed:
+                self.model = self.result
         outputs: list[Output] = []
         if self.merge_at == version:
             self._complete(version, outputs)
@@ -190,18 +259,35 @@ class Machine:
         return outputs
 
     def merge_done(self) -> list[Output]:
-        """The application has merged the result that Complete gave it."""
+        """The application has merged the result that Complete gave it, or has added up what Retracted gave it."""
         self._require(self.merging != NONE, "merge_done", self.arrived, "nothing is being merged")
         self.merging = NONE
         return []
 
+    def retract(self) -> list[Output]:
+        """The application takes back the gradients that no version has taken, if there are any, to add them to its next one."""
+        self._require(self.schedule.accumulate, "retract", self.arrived, "contributions do not accumulate")
+        self._require(not self.closed, "retract", self.arrived, "the rank has closed")
+        if self.waiting != NONE:
+            self._refuse("retract", self.arrived, f"the rank still waits in version {self.waiting}")
+        self._require(self.merging == NONE, "retract", self.arrived, "the last result is still being merged")
+        if self.published == NONE:
+            return []
+        self.merging, self.published = self.published, NONE
+        stamp, self.stamp = self.stamp, NONE
+        return [Retracted(self.merging, stamp, self.oldest)]
+
     def close(self) -> list[Output]:
-        """The application will not arrive again; the rank goes on serving others."""
+        """The application will not arrive again; the rank goes on serving others. The live buffer holds its model."""
         self._require(not self.closed, "close", self.arrived, "the rank has closed already")
         self._require(self.waiting == NONE, "close", self.arrived, f"the rank still waits in version {self.waiting}")
         self._require(self.merging == NONE, "close", self.arrived, "the last result is still being merged")
         self.closed = 1
         outputs: list[Output] = []
+        if self.schedule.accumulate:
+            self.model, self.live = self.live, NONE
+        if self.schedule.selective:
+            self._tell(self.schedule.next(self.arrived), 0, outputs)
         self._start(outputs)
         return outputs
 
@@ -222,39 +308,70 @@ class Machine:
         """Whether this rank has nothing left to do or to serve."""
         return self.last != DEFAULT_FINISH and self.next_version > self.last and self.executing == self.reading == NONE
 
+    def knows(self, version: int, dimension: int) -> bool:
+        """Whether activation(version, dimension) would change nothing and put nothing out, as most of them do: a cheap question.
+
+        An activation raises `forwarded` from some dimension upwards, so it never decreases from one dimension to the next, and the
+        first dimension above answers for all of them.
+        """
+        above = dimension + 1
+        return version <= self.activated and (above == len(self.forwarded) or self.forwarded[above] >= version)
+
     @property
     def state(self) -> tuple[int, ...]:
         """All that distinguishes two machines of the same rank and schedule, as integers."""
-        return (*(int(getattr(self, name)) for name in self.STATE), *self.forwarded)
+        return (*(int(getattr(self, name)) for name in self.STATE), *self.forwarded, *self.told)
 
     def restore(self, state: tuple[int, ...]) -> None:
         """Put the machine into a state that `state` gave."""
         for name, value in zip(self.STATE, state, strict=False):
             setattr(self, name, value)
-        self.forwarded = list(state[len(self.STATE) :])
+        lists = state[len(self.STATE) :]
+        self.forwarded, self.told = list(lists[: len(lists) // 2]), list(lists[len(lists) // 2 :])
+
+    def activates(self, version: int) -> bool:
+        """Whether this rank, arriving at `version` or waiting in it, may activate it and has to."""
+        if version <= self.activated:
+            return False
+        return self.schedule.may_activate(self.rank, version) or NONE != self.solo_from <= version
 
     # -- rules ---------------------------------------------------------------------------------------------------------
 
+    def _tell(self, version: int, lowest: int, outputs: list[Output]) -> None:
+        if self.solo_from == NONE or version < self.solo_from:
+            self.solo_from = version
+        for dimension in range(lowest, len(self.told)):
+            if self.told[dimension] == NONE or version < self.told[dimension]:
+                self.told[dimension] = version
+                outputs.append(Solo(version, dimension, neighbour(self.schedule.world_size, self.rank, dimension)))
+
     def _forward(self, version: int, lowest: int, outputs: list[Output]) -> None:
-        for dimension in range(lowest, len(self.forwarded)):
-            if self.forwarded[dimension] < version:
-                self.forwarded[dimension] = version
-                outputs.append(Forward(version, dimension, neighbour(self.schedule.world_size, self.rank, dimension)))
+        forwarded, world_size, rank = self.forwarded, self.schedule.world_size, self.rank
+        for dimension in range(lowest, len(forwarded)):
+            if forwarded[dimension] < version:
+                forwarded[dimension] = version
+                outputs.append(Forward(version, dimension, neighbour(world_size, rank, dimension)))
 
     def _start(self, outputs: list[Output]) -> None:
         """Start the next version if it is activated, nothing is under way, and no fence stands before it."""
         version = self.next_version
         if version > self.activated or self.executing != NONE or self.reading != NONE:
             return
+        accumulate = self.schedule.accumulate
         if self.schedule.is_sync(version) and self.arrived < version:
             if not self.closed:
                 return
-            self.stamp = version
+            self.reading, stamp, oldest = self.model if accumulate else self.published, version, version
+        elif self.published == NONE:
+            stamp = oldest = NONE  # the state keeps the `oldest` of what has been retracted
+        else:
+            self.reading, stamp, oldest = self.published, self.stamp, self.oldest
+            if accumulate:
+                self.published = self.stamp = self.oldest = NONE
         self.executing = version
         self.next_version = self.schedule.next(version)
-        self.reading = self.published
         self.target = self._free()
-        outputs.append(Start(version, self.reading, self.target, self.stamp))
+        outputs.append(Start(version, self.reading, self.target, stamp, oldest))
 
     def _complete(self, version: int, outputs: list[Output]) -> None:
         self.merge_at = NONE
@@ -268,7 +385,7 @@ class Machine:
 
     def _free(self) -> int:
         """The lowest buffer without a role."""
-        roles = (self.live, self.published, self.reading, self.target, self.result, self.merging)
+        roles = (self.live, self.published, self.reading, self.target, self.result, self.merging, self.model)
         for buffer in range(BUFFERS):
             if buffer not in roles:
                 return buffer
@@ -276,4 +393,7 @@ class Machine:
 
     def _require(self, condition: bool, event: str, version: int, why: str) -> None:
         if not condition:
-            raise ProtocolError(f"rank {self.rank}: {event}({version}) is not allowed: {why}")
+            self._refuse(event, version, why)
+
+    def _refuse(self, event: str, version: int, why: str) -> NoReturn:
+        raise ProtocolError(f"rank {self.rank}: {event}({version}) is not allowed: {why}")

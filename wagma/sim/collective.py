@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import simpy
 
-from wagma.core.groups import Group
-from wagma.core.protocol import BUFFERS, NONE, Complete, Forward, Machine, Output, Start
+from wagma.core.protocol import BUFFERS, NONE, Complete, Forward, Machine, Output, Retracted, Solo, Start
 from wagma.core.schedule import Schedule
 from wagma.errors import WagmaError
 from wagma.network import Network
 from wagma.sim.exchange import Phase, phases
-from wagma.sim.network import LogGP
+from wagma.sim.network import NOTHING_NEW, Call, LogGP
 from wagma.sim.numerics import Numerics
+from wagma.sim.progress_threads import Handlers, ProgressThreads
 from wagma.trace import Execution
 
 
@@ -25,9 +25,12 @@ class Meeting:
     every member has started, since its message was needed.
     """
 
+    group: list[int]  # the records of all members share it
+    plans: tuple[tuple[Phase, ...], ...]  # of each member
     contributions: list[Any]
     remaining: int
     result: Any = None
+    whole_ns: int = 0  # when the last contribution is whole (see `Collective.arrive`)
 
 
 @dataclass(slots=True)
@@ -35,17 +38,17 @@ class Running:
     """One execution under way at one rank."""
 
     start: Start
-    group: Group
     meeting: Meeting
     phases: tuple[Phase, ...]
     record: Execution
     phase: int = 0
     sent: bool = False  # whether the current phase has sent its message
-    busy_until: int = 0  # the own overhead of that message
+    added: bool = False  # whether the sum of what the current phase received is under way
+    busy_until: int = 0  # the own overhead of that message, then the sum
     received: set[int] = field(default_factory=set)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Joined:
     """What an application gets back from a collective; merged_version NONE means that there was nothing to merge."""
 
@@ -66,8 +69,14 @@ class Member:
         self.own_activation = NONE
         self.running: Running | None = None
         self.early: dict[int, set[int]] = {}  # version -> phases whose message came before this rank started it
+        self.seats: dict[int, tuple[Meeting, int]] = {}  # version -> its meeting and this rank's index in the group
         self.released: simpy.Event | None = None
+        self.whole_ns = 0  # when what it published last is whole
         self.sequence = 0
+
+    def is_waiting(self) -> bool:
+        """Whether the application leaves its processor to others: it waits in a collective, or has ended."""
+        return self.released is not None or bool(self.machine.closed)
 
     def next_sequence(self) -> int:
         """The causal order of this rank's records."""
@@ -81,7 +90,7 @@ class Collective:
     def __init__(
         self, env: simpy.Environment, schedule: Schedule, network: Network, size: int, numerics: Numerics, merge_once: bool
     ) -> None:
-        self.env = env
+        self.env: Any = env  # whose clock, unlike SimPy's type of it, is a whole number: all delays are
         self.schedule = schedule
         self.network = LogGP(env, schedule.world_size, network)
         self.executions: list[Execution] = []
@@ -89,19 +98,30 @@ class Collective:
         self._exchange = {True: network.allreduce, False: network.group_allreduce}
         self._size = size
         self._numerics = numerics
-        self._meetings: dict[tuple[int, int], Meeting] = {}
+        self._reduces = network.reduce_ns_per_byte > 0
+        handlers = Handlers(self._activated, self._told, self._message)
+        if network.progress_computing_ns or network.progress_waiting_ns:
+            handlers = ProgressThreads(self.network, [member.is_waiting for member in self.members]).in_between(handlers)
+        self._on_activation, self._on_telling, self._on_message = handlers
 
     def initialize(self, rank: int, model: Any) -> None:
-        """Place a rank's initial model where late contributions come from."""
+        """Place a rank's initial model where late contributions come from; gradients have nothing there."""
         member = self.members[rank]
-        member.buffers[member.machine.published] = model
+        if member.machine.published != NONE:
+            member.buffers[member.machine.published] = model
 
-    def arrive(self, rank: int, version: int, value: Any) -> simpy.Event:
-        """Publish `value` and join `version`; the event's value is a Joined."""
+    def arrive(self, rank: int, version: int, value: Any, whole_ns: int = 0) -> simpy.Event:
+        """Publish `value` and join `version`; the event's value is a Joined.
+
+        whole_ns: when the last of `value` is computed, if it travels piece by piece meanwhile (overlap): no sum that it is part of is
+        complete before that.
+        """
         member = self.members[rank]
+        member.whole_ns = whole_ns
         member.buffers[member.machine.live] = value
-        member.released = released = self.env.event()
-        if member.machine.activated < version:
+        released: simpy.Event = self.env.event()
+        member.released = released
+        if member.machine.activates(version):
             member.own_activation = version
         self._apply(member, member.machine.arrive, version)
         return released
@@ -110,9 +130,20 @@ class Collective:
         """The application has merged what it was given."""
         self._apply(self.members[rank], self.members[rank].machine.merge_done)
 
-    def close(self, rank: int) -> None:
-        """The rank will not arrive again; once all have closed, the run ends with the last version of any of them."""
-        self._apply(self.members[rank], self.members[rank].machine.close)
+    def retract(self, rank: int) -> list[Any]:
+        """Take back the sum of gradients that no version has taken yet: one, or none."""
+        member = self.members[rank]
+        taken = [member.buffers[o.buffer] for o in member.machine.retract() if isinstance(o, Retracted)]
+        if taken:
+            member.machine.merge_done()
+        return taken
+
+    def close(self, rank: int, model: Any) -> None:
+        """The rank will not arrive again, `model` is its last; once all have closed, the run ends with the last version of any."""
+        member = self.members[rank]
+        if self.schedule.accumulate:
+            member.buffers[member.machine.live] = model
+        self._apply(member, member.machine.close)
         if all(member.machine.closed for member in self.members):
             last = max(member.machine.arrived for member in self.members)
             for member in self.members:
@@ -131,40 +162,78 @@ class Collective:
 
     # -- outputs of the decision machine ---------------------------------------------------------------------------------
 
-    def _apply(self, member: Member, event: Any, *arguments: int) -> None:
+    def _activated(self, version: int, dimension: int, rank: int) -> object:
+        """An activation has arrived. Most of them bring nothing new."""
+        member = self.members[rank]
+        if member.machine.knows(version, dimension):
+            return NOTHING_NEW
+        self._apply(member, member.machine.activation, version, dimension)
+        return None
+
+    def _told(self, version: int, dimension: int, rank: int) -> None:
+        """Somebody has closed before `version`: a rank that waits there for a candidate activates it now."""
+        member = self.members[rank]
+        machine = member.machine
+        if machine.waiting > machine.activated and machine.waiting >= version:
+            member.own_activation = machine.waiting
+        self._apply(member, machine.solo, version, dimension)
+
+    def _apply(self, member: Member, event: Callable[..., list[Output]], *arguments: int) -> None:
         """Feed one event to a machine, note what it activated, carry its outputs out."""
-        version = self.schedule.next(member.machine.activated)
-        outputs: list[Output] = event(*arguments)
-        while version <= member.machine.activated:
-            member.activated_ns[version] = self._now
-            version = self.schedule.next(version)
+        machine = member.machine
+        before = machine.activated
+        outputs = event(*arguments)
+        if machine.activated > before:
+            version = self.schedule.next(before)
+            while version <= machine.activated:
+                member.activated_ns[version] = self._now
+                version = self.schedule.next(version)
+        if not outputs:
+            return
+        activations: list[Call] = []
+        last: list[Output] = []  # a machine puts the activations out before all else
         for output in outputs:
-            match output:
-                case Forward():
-                    receiver = self.members[output.rank]
-                    activation = receiver.machine.activation
-                    self.network.activate(partial(self._apply, receiver, activation, output.version, output.dimension))
-                case Start():
-                    self._start(member, output)
-                case Complete():
-                    self._complete(member, output)
+            if isinstance(output, Forward):
+                activations.append((self._on_activation, output))
+            elif isinstance(output, Solo):
+                activations.append((self._on_telling, output))
+            else:
+                last.append(output)
+        if activations:
+            self.network.activate(machine.rank, activations)
+        for output in last:
+            if isinstance(output, Start):
+                self._start(member, output)
+            elif isinstance(output, Complete):
+                self._complete(member, output)
 
     def _start(self, member: Member, start: Start) -> None:
         rank, version = member.machine.rank, start.version
-        group = self.schedule.group(rank, version)
-        index = group.index(rank)
-        meeting = self._meetings.setdefault((version, min(group)), Meeting([None] * len(group), len(group)))
-        contribution = meeting.contributions[index] = member.buffers[start.buffer]
+        if version not in member.seats:
+            self._meet(rank, version)
+        meeting, index = member.seats.pop(version)
+        contribution = None if start.buffer == NONE else member.buffers[start.buffer]
+        if member.whole_ns > meeting.whole_ns and start.buffer != NONE:
+            meeting.whole_ns = member.whole_ns
+        meeting.contributions[index] = contribution
         record = Execution(
-            rank, NONE, version, list(group), member.own_activation == version, member.activated_ns.pop(version), self._now,
-            NONE, start.stamp, self._numerics.digest(contribution),
+            rank, NONE, version, meeting.group, member.own_activation == version, member.activated_ns.pop(version), self._now,
+            NONE, start.stamp, self._numerics.digest(contribution), oldest_stamp=start.oldest if self.schedule.accumulate else None,
         )  # fmt: skip
-        plan = phases(self._exchange[self.schedule.is_sync(version)], len(group), self._size)[index]
-        member.running = Running(start, group, meeting, plan, record, received=member.early.pop(version, set()))
-        if plan:
+        member.running = Running(start, meeting, meeting.plans[index], record, received=member.early.pop(version, set()))
+        if member.running.phases:
             self._advance(member, member.running)
         else:  # alone in the group; as an event, so that a long row of such versions does not nest
-            self.network.call(0, partial(self._advance, member, member.running))
+            self.network.call(0, self._advance, member, member.running)
+
+    def _meet(self, rank: int, version: int) -> None:
+        """Seat all members of a group, for the first of them that starts."""
+        group = self.schedule.group(rank, version)
+        length = len(group)
+        plans = phases(self._exchange[self.schedule.is_sync(version)], length, self._size)
+        meeting = Meeting(list(group), plans, [None] * length, length)
+        for index, other in enumerate(group):
+            self.members[other].seats[version] = (meeting, index)
 
     def _complete(self, member: Member, complete: Complete) -> None:
         assert member.released is not None
@@ -177,48 +246,58 @@ class Collective:
 
     def _advance(self, member: Member, running: Running) -> None:
         """Go through the phases until one has to wait: for its message, or for the overhead of its own."""
-        while running.phase < len(running.phases):
-            phase = running.phases[running.phase]
-            if phase.to is not None and not running.sent:
-                receiver = self.members[running.group[phase.to]]
-                deliver = partial(self._message, receiver, running.start.version, phase.to_phase)
-                running.busy_until = self.network.send(member.machine.rank, phase.size, deliver)
+        now = self.env.now
+        for to, to_phase, waits, size, adds in running.phases[running.phase :]:
+            if to is not None and not running.sent:
+                receiver = running.meeting.group[to]
+                running.busy_until = self.network.send(
+                    member.machine.rank, receiver, size, self._on_message, running.start.version, to_phase, receiver
+                )
                 running.sent = True
-            if phase.waits and running.phase not in running.received:
+            if waits and running.phase not in running.received:
                 return
-            if running.busy_until > self._now:
-                self.network.call(running.busy_until - self._now, partial(self._advance, member, running))
+            if self._reduces and adds and not running.added:
+                running.busy_until = max(running.busy_until, now) + self.network.parameters.adding_ns(adds)
+                running.added = True
+            if running.busy_until > now:
+                self.network.call(running.busy_until - now, self._advance, member, running)
                 return
             running.phase += 1
-            running.sent = False
-        self._done(member, running)
+            running.sent = running.added = False
+        if running.meeting.whole_ns > now:
+            self.network.call(running.meeting.whole_ns - now, self._done, member, running)
+        else:
+            self._done(member, running)
 
-    def _message(self, member: Member, version: int, phase: int) -> None:
+    def _message(self, version: int, phase: int, rank: int) -> object:
+        member = self.members[rank]
         running = member.running
         if running is None or running.start.version != version:
             member.early.setdefault(version, set()).add(phase)
-            return
+            return NOTHING_NEW
         running.received.add(phase)
-        if phase == running.phase:
-            self._advance(member, running)
+        if phase != running.phase:
+            return NOTHING_NEW
+        self._advance(member, running)
+        return None
 
     def _done(self, member: Member, running: Running) -> None:
         start, meeting, record = running.start, running.meeting, running.record
-        if meeting.remaining == len(running.group):
+        if meeting.remaining == len(meeting.group):
             meeting.result = self._numerics.reduce(meeting.contributions, self.schedule.is_sync(start.version))
             meeting.contributions = []
         meeting.remaining -= 1
-        if not meeting.remaining:
-            del self._meetings[start.version, min(running.group)]
         member.running = None
         member.buffers[start.target] = meeting.result
-        member.lengths[start.target] = len(running.group)
+        member.lengths[start.target] = len(meeting.group)
         record.sequence, record.completed_ns = member.next_sequence(), self._now
         record.sum_digest = self._numerics.digest(meeting.result)
         self.executions.append(record)
         self._apply(member, member.machine.exec_done, start.version)
-        self._apply(member, member.machine.read_done)
+        if start.buffer != NONE:
+            self._apply(member, member.machine.read_done)
 
     @property
     def _now(self) -> int:
-        return int(self.env.now)
+        now: int = self.env.now
+        return now

@@ -27,9 +27,10 @@ struct Forward {
 
 struct Start {
   Version version;
-  int buffer;
+  int buffer;  // kNone: the null contribution, which nobody reads
   int target;
   Version stamp;
+  Version oldest;  // where gradients accumulate, of the oldest in the sum; else the same as `stamp`
   bool operator==(const Start&) const = default;
 };
 
@@ -41,7 +42,21 @@ struct Complete {
   bool operator==(const Complete&) const = default;
 };
 
-using Output = std::variant<Forward, Start, Complete>;
+struct Retracted {
+  int buffer;
+  Version stamp;
+  Version oldest;
+  bool operator==(const Retracted&) const = default;
+};
+
+struct Solo {
+  Version version;
+  int dimension;
+  int rank;
+  bool operator==(const Solo&) const = default;
+};
+
+using Output = std::variant<Forward, Start, Complete, Retracted, Solo>;
 using Outputs = std::vector<Output>;
 
 // An event that the state does not allow; the state is then unchanged.
@@ -55,9 +70,11 @@ class Machine {
 
   Outputs arrive(Version version);
   Outputs activation(Version version, int dimension);
+  Outputs solo(Version version, int dimension);
   Outputs exec_done(Version version);
   Outputs read_done();
   Outputs merge_done();
+  Outputs retract();
   Outputs close();
   Outputs finish(Version version);
 
@@ -65,7 +82,7 @@ class Machine {
   int rank() const { return rank_; }
   const Schedule& schedule() const { return schedule_; }
 
-  // The order of wagma.core.protocol.Machine.STATE, then forwarded[0], forwarded[1], ...
+  // The order of wagma.core.protocol.Machine.STATE, then forwarded[0], forwarded[1], ..., told[0], told[1], ...
   std::vector<Version> state() const;
   void restore(const std::vector<Version>& state);
 
@@ -76,11 +93,15 @@ class Machine {
   Version arrived() const { return arrived_; }
   Version waiting() const { return waiting_; }
   bool closed() const { return closed_; }
-  int live() const { return static_cast<int>(live_); }
-  int published() const { return static_cast<int>(published_); }
+  int live() const { return static_cast<int>(live_); }            // kNone once closed, where gradients accumulate
+  int published() const { return static_cast<int>(published_); }  // kNone: nothing, where gradients accumulate
+  int model() const { return static_cast<int>(model_); }
+  int merging() const { return static_cast<int>(merging_); }
 
  private:
+  bool activates(Version version) const;
   void forward(Version version, int lowest, Outputs& outputs);
+  void tell(Version version, int lowest, Outputs& outputs);
   void start(Outputs& outputs);
   void complete(Version version, Outputs& outputs);
   Version free_buffer() const;
@@ -91,9 +112,11 @@ class Machine {
   bool merge_once_;
   // Everything below is `state`; meanings stand beside the same names in protocol.py.
   Version next_version_, executing_ = kNone, activated_ = kNone, arrived_ = kNone, waiting_ = kNone, fresh_ = 0;
-  Version merge_at_ = kNone, merged_ = kNone, stamp_ = kNone, closed_ = 0, last_ = kNotFinishing;
+  Version merge_at_ = kNone, merged_ = kNone, stamp_ = kNone, oldest_ = kNone, closed_ = 0, last_ = kNotFinishing;
+  Version solo_from_ = kNone;
   Version live_ = 0, published_ = 1, reading_ = kNone, target_ = kNone, result_ = kNone, merging_ = kNone;
-  std::vector<Version> forwarded_;
+  Version model_ = kNone;
+  std::vector<Version> forwarded_, told_;
 };
 
 }  // namespace wagma

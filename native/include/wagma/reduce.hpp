@@ -22,7 +22,7 @@ void tree_sum(DType dtype, void* destination, const void* const* sources, int n,
 void divide(DType dtype, void* destination, int divisor, std::size_t count);
 
 // destination = (total + own_weight * own) / divisor, own_weight 0 or 1; 0 reads nothing of own (0 * inf would poison a
-// mean that own is not part of). total == nullptr: nothing to merge, destination = own. destination may be own or
+// mean that own is not part of). total == nullptr: nothing to merge, as if it were zeros; with own_weight == divisor destination = own. destination may be own or
 // total.
 void merge_into(DType dtype, void* destination, const void* own, const void* total, int own_weight, int divisor,
                 std::size_t count);

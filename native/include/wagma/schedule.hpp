@@ -22,6 +22,10 @@ struct Schedule {
   int group_size = 1;
   Version sync_period = 0;  // 0: never
   bool grouped = true;      // false: the syncs only
+  bool fixed = false;       // the groups of version 0 in every version
+  int initiators = 0;       // how many ranks may activate a version; 0: everybody
+  std::int64_t seed = 0;    // of which these are
+  bool accumulate = false;  // group versions add up undelivered gradients instead of the newest models
 
   void check() const;  // throws std::invalid_argument with one line that names the value and what is allowed
   Version next(Version version) const;
@@ -29,6 +33,9 @@ struct Schedule {
   Version first() const { return next(-1); }
   bool is_sync(Version version) const;
   Group group(int rank, Version version) const;
+  bool selective() const { return initiators != 0 && initiators != world_size; }
+  bool may_activate(int rank, Version version) const;
+  std::vector<int> candidates(Version version) const;  // in ascending order
 };
 
 }  // namespace wagma
