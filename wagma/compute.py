@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wagma.draws import uniform
+from wagma.draws import Iterations, uniform
 from wagma.errors import InputError
 from wagma.measured import read_csv
 from wagma.sections import Section
@@ -32,9 +32,10 @@ ALLOWED = f"numbers greater than 0 and at most {LONGEST_S:g}"
 Seconds = npt.NDArray[np.float64]
 Ranks = npt.NDArray[np.int64]
 
-#: (seed, purpose, ranks, iteration) -> one value for each of the ranks.
-Draw = Callable[[int, str, Ranks, int], Seconds]
-Pick = Callable[[int, str, Ranks, int], npt.NDArray[np.int64]]
+#: (seed, purpose, ranks, iteration) -> one value for each of the ranks. Of a column of iterations, shape (n, 1), with the ranks repeated
+#: for each, shape (n, ranks), that is a table of the same bits.
+Draw = Callable[[int, str, Ranks, Iterations], Seconds]
+Pick = Callable[[int, str, Ranks, Iterations], npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +61,21 @@ def _component(kind: str, section: Section) -> Draw:
     """The draw of a kind that can stand alone and in a mixture; all keys of the section are taken."""
     if kind == "buckets":
         draw = _buckets(section)
+    elif kind == "constant":
+        draw = _constant(section)
     else:
-        inverse_cdf = {"constant": _constant, "samples": _samples, "scipy": _distribution}[kind](section)
+        inverse_cdf = {"samples": _samples, "scipy": _distribution}[kind](section)
 
-        def draw(seed: int, purpose: str, ranks: Ranks, iteration: int) -> Seconds:
+        def draw(seed: int, purpose: str, ranks: Ranks, iteration: Iterations) -> Seconds:
             return inverse_cdf(uniform(seed, purpose, ranks, iteration))
 
     section.finish()
     return draw
 
 
-def _constant(section: Section) -> Callable[[Seconds], Seconds]:
+def _constant(section: Section) -> Draw:
     seconds = section.number("seconds", 0.0, LONGEST_S, positive=True)
-    return lambda u: np.full(u.shape, seconds)
+    return lambda _seed, _purpose, ranks, _iteration: np.full(ranks.shape, seconds)
 
 
 def _samples(section: Section) -> Callable[[Seconds], Seconds]:
@@ -116,13 +119,18 @@ def _mixture(section: Section) -> Draw:
     pick = _picker(weights, section.boolean("shared", False))
     section.finish()
 
-    def draw(seed: int, purpose: str, ranks: Ranks, iteration: int) -> Seconds:
+    def draw(seed: int, purpose: str, ranks: Ranks, iteration: Iterations) -> Seconds:
         picked = pick(seed, f"{purpose}.pick", ranks, iteration)
         seconds = np.empty(ranks.shape)
         for number, component in enumerate(draws):
             mine = picked == number
             # A purpose for each component, for its draws must not be those that another one, or a bucket in it, was picked by.
-            seconds[mine] = component(seed, f"{purpose}.{number}", ranks[mine], iteration)
+            if isinstance(iteration, np.ndarray):
+                for row, one in enumerate(iteration[:, 0].tolist()):
+                    here = mine[row]
+                    seconds[row, here] = component(seed, f"{purpose}.{number}", ranks[row, here], one)
+            else:
+                seconds[mine] = component(seed, f"{purpose}.{number}", ranks[mine], iteration)
         return seconds
 
     return draw
@@ -152,7 +160,7 @@ def _buckets(section: Section) -> Draw:
     if not (slowest := float(seconds(high).max())) <= LONGEST_S:
         section.fail("lengths", lengths, f"the longest takes {slowest:g} s; must be at most {LONGEST_S:g} s")
 
-    def draw(seed: int, purpose: str, ranks: Ranks, iteration: int) -> Seconds:
+    def draw(seed: int, purpose: str, ranks: Ranks, iteration: Iterations) -> Seconds:
         picked = pick(seed, f"{purpose}.pick", ranks, iteration)
         within = uniform(seed, purpose, ranks, iteration)
         return seconds(low[picked] + (high - low)[picked] * within)
@@ -165,7 +173,7 @@ def _picker(weights: list[float], shared: bool) -> Pick:
     cumulative = np.cumsum(np.array(weights, float))
     bounds = (cumulative / cumulative[-1])[:-1]  # without the last, which is 1: a draw above the others picks the last
 
-    def pick(seed: int, purpose: str, ranks: Ranks, iteration: int) -> npt.NDArray[np.int64]:
+    def pick(seed: int, purpose: str, ranks: Ranks, iteration: Iterations) -> npt.NDArray[np.int64]:
         drawing = np.zeros_like(ranks) if shared else ranks
         return np.searchsorted(bounds, uniform(seed, purpose, drawing, iteration), side="right")
 
@@ -187,7 +195,7 @@ def _measured(section: Section) -> Seconds:
 def _repeated(measured: Seconds) -> Draw:
     """The measured times, from the start again for ranks and iterations beyond them."""
 
-    def draw(_seed: int, _purpose: str, ranks: Ranks, iteration: int) -> Seconds:
+    def draw(_seed: int, _purpose: str, ranks: Ranks, iteration: Iterations) -> Seconds:
         seconds: Seconds = measured[ranks % measured.shape[0], iteration % measured.shape[1]]
         return seconds
 

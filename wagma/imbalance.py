@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from wagma.compute import LONGEST_S, Compute, Draw, Ranks, Seconds
-from wagma.draws import uniform
+from wagma.draws import Iterations, uniform
+from wagma.noise import Noise
 from wagma.sections import Section
 
 NANOSECONDS = 1e9
@@ -50,25 +51,52 @@ def read_imbalance(section: Section, ranks: int) -> Imbalance:
 
 
 class Times:
-    """Compute times and delays of all ranks, by iteration; whole nanoseconds, int64 arrays of shape (ranks,)."""
+    """Compute times and delays of all ranks, by iteration; whole nanoseconds, int64 arrays of shape (ranks,).
 
-    def __init__(self, ranks: int, seed: int, compute: Compute, imbalance: tuple[Imbalance, ...]) -> None:
+    noise: counts as delay; in the simulator only.
+    """
+
+    def __init__(
+        self, ranks: int, seed: int, compute: Compute, imbalance: tuple[Imbalance, ...], noise: Noise | None = None
+    ) -> None:
         self._ranks = np.arange(ranks)
         self._seed = seed
         self._compute = compute
         self._imbalance = imbalance
+        self._noise = None if noise == Noise() else noise
         # Ranks ask one by one for the iteration that they are in; they are seldom many iterations apart.
         self.compute_ns = lru_cache(maxsize=128)(self._draw_compute)
         self.delay_ns = lru_cache(maxsize=128)(self._draw_delay)
 
+    def compute_block(self, first: int, count: int) -> Nanoseconds:
+        """Compute times of `count` iterations from `first` on, shape (count, ranks): the same numbers, with fewer calls."""
+        return self._computed(*self._table(first, count))
+
+    def delay_block(self, first: int, computed: Nanoseconds) -> Nanoseconds:
+        """The delays that belong to such a block."""
+        return self._delayed(*self._table(first, computed.shape[0]), computed)
+
+    def _table(self, first: int, count: int) -> tuple[Ranks, Iterations]:
+        return np.broadcast_to(self._ranks, (count, self._ranks.size)), np.arange(first, first + count)[:, None]
+
     def _draw_compute(self, iteration: int) -> Nanoseconds:
-        times: Nanoseconds = to_nanoseconds(self._compute.draw(self._seed, "compute", self._ranks, iteration))
-        return times
+        return self._computed(self._ranks, iteration)
 
     def _draw_delay(self, iteration: int) -> Nanoseconds:
-        total = np.zeros(self._ranks.shape)
+        computed = self._ranks if self._noise is None else self.compute_ns(iteration)
+        return self._delayed(self._ranks, iteration, computed)
+
+    def _computed(self, ranks: Ranks, iteration: Iterations) -> Nanoseconds:
+        times: Nanoseconds = to_nanoseconds(self._compute.draw(self._seed, "compute", ranks, iteration))
+        return times
+
+    def _delayed(self, ranks: Ranks, iteration: Iterations, computed: Nanoseconds) -> Nanoseconds:
+        """Delays, those of the noise included, which alone depend on the compute times."""
+        total = np.zeros(ranks.shape)
         for number, imbalance in enumerate(self._imbalance):
-            total += imbalance.delay_s * imbalance.share(self._seed, f"imbalance.{number}", self._ranks, iteration)
+            total += imbalance.delay_s * imbalance.share(self._seed, f"imbalance.{number}", ranks, iteration)
+        if self._noise is not None:
+            total += self._noise.seconds(self._seed, ranks, iteration, computed / NANOSECONDS)
         delays: Nanoseconds = to_nanoseconds(total)
         return delays
 
@@ -93,7 +121,7 @@ def _linear(section: Section, world_size: int) -> Draw:
     shuffled = section.boolean("shuffled", False)
     last = max(world_size - 1, 1)  # a single rank is the one without delay
 
-    def share(seed: int, purpose: str, ranks: Ranks, iteration: int) -> Seconds:
+    def share(seed: int, purpose: str, ranks: Ranks, iteration: Iterations) -> Seconds:
         return (_places(seed, purpose, ranks, iteration) if shuffled else ranks) / last
 
     return share
@@ -122,20 +150,20 @@ def _burst(section: Section, _world_size: int) -> Draw:
     probability = section.number("probability", 0.0, 1.0)
     length = section.integer("length", 1, LONGEST_BURST)
 
-    def share(seed: int, purpose: str, ranks: Ranks, iteration: int) -> Seconds:
+    def share(seed: int, purpose: str, ranks: Ranks, iteration: Iterations) -> Seconds:
         delayed = np.zeros(ranks.shape, bool)
-        for hit in range(iteration - length + 1, iteration + 1):
-            delayed |= uniform(seed, purpose, ranks, hit) < probability
+        for ago in range(length):
+            delayed |= uniform(seed, purpose, ranks, iteration - ago) < probability
         return delayed.astype(float)
 
     return share
 
 
-def _places(seed: int, purpose: str, ranks: Ranks, iteration: int) -> Ranks:
+def _places(seed: int, purpose: str, ranks: Ranks, iteration: Iterations) -> Ranks:
     """A random permutation of 0..P-1: each rank's place in the order of the ranks' draws."""
-    order = np.argsort(uniform(seed, purpose, ranks, iteration), kind="stable")
+    order = np.argsort(uniform(seed, purpose, ranks, iteration), axis=-1, kind="stable")
     places = np.empty_like(order)
-    places[order] = np.arange(order.size)
+    np.put_along_axis(places, order, np.broadcast_to(np.arange(order.shape[-1]), order.shape), axis=-1)
     return places
 
 

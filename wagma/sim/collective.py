@@ -186,7 +186,7 @@ class Collective:
         if machine.activated > before:
             version = self.schedule.next(before)
             while version <= machine.activated:
-                member.activated_ns[version] = self._now
+                member.activated_ns[version] = self.env.now
                 version = self.schedule.next(version)
         if not outputs:
             return
@@ -217,7 +217,7 @@ class Collective:
             meeting.whole_ns = member.whole_ns
         meeting.contributions[index] = contribution
         record = Execution(
-            rank, NONE, version, meeting.group, member.own_activation == version, member.activated_ns.pop(version), self._now,
+            rank, NONE, version, meeting.group, member.own_activation == version, member.activated_ns.pop(version), self.env.now,
             NONE, start.stamp, self._numerics.digest(contribution), oldest_stamp=start.oldest if self.schedule.accumulate else None,
         )  # fmt: skip
         member.running = Running(start, meeting, meeting.plans[index], record, received=member.early.pop(version, set()))
@@ -290,7 +290,7 @@ class Collective:
         member.running = None
         member.buffers[start.target] = meeting.result
         member.lengths[start.target] = len(meeting.group)
-        record.sequence, record.completed_ns = member.next_sequence(), self._now
+        record.sequence, record.completed_ns = member.next_sequence(), self.env.now
         record.sum_digest = self._numerics.digest(meeting.result)
         self.executions.append(record)
         self._apply(member, member.machine.exec_done, start.version)

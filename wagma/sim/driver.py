@@ -60,6 +60,13 @@ class Rank:
         self._gathered: Joined | Received | None = None  # what Average works on
         self._over = False
         self._computed_until = 0  # the end of the compute under way, of which communication may overlap the last part
+        #: Effects that take no time, hence need no generator of their own.
+        self._instant: dict[type, Callable[[Any], None]] = {
+            ApplyUpdate: self._update,
+            Average: self._average,
+            Recover: self._recover,
+            Scale: self._scale,
+        }
 
     def process(self) -> Generator[simpy.Event, Any, None]:
         """The SimPy process of the rank's first activity: one effect after the other, then close."""
@@ -70,7 +77,11 @@ class Rank:
                 effect = algorithm.send(outcome)
             except StopIteration:
                 break
-            outcome = yield from self._perform(effect)
+            instant = self._instant.get(type(effect))
+            if instant is not None:
+                outcome = instant(effect)
+            else:
+                outcome = yield from self._perform(effect)
         yield from self._finish_compute()
         self._finish_iteration()
         self._over = True
@@ -98,14 +109,13 @@ class Rank:
         run = self._run
         match effect:
             case ComputeGradient():
-                yield from self._finish_compute()
+                if self._computed_until > run.env.now:
+                    yield from self._finish_compute()
                 self._finish_iteration()
                 began = int(run.env.now)
                 if run.gate is not None and (opened := run.gate(self.rank, effect.iteration)) is not None:
                     yield opened
                 yield self._compute(effect.iteration, int(run.env.now) - began)
-            case ApplyUpdate():
-                run.numerics.apply_update(self.rank, effect.iteration)
             case Allreduce():
                 joined = yield from self._join(effect)
                 run.numerics.replace(self.rank, effect.value, joined.result)
@@ -116,15 +126,6 @@ class Rank:
             case Exchange():
                 self._gathered = received = yield from self._exchange(effect)
                 return ExchangeOutcome(received.mass)
-            case Average():
-                self._average(effect)
-            case Recover():
-                for taken in run.collective.retract(self.rank):
-                    run.numerics.add(self.rank, effect.value, taken)
-                    if self._record is not None:
-                        self._record.retracted_ns = int(run.env.now)
-            case Scale():
-                run.numerics.scale(self.rank, effect.factor)
             case PairAverage():
                 yield run.gossip.average_pair(self.rank, effect)
                 self._returned()
@@ -190,6 +191,19 @@ class Rank:
         """The rank goes on: the time since its arrival was spent waiting for others."""
         if self._record is not None:
             self._record.return_ns = int(self._run.env.now)
+
+    def _update(self, effect: ApplyUpdate) -> None:
+        self._run.numerics.apply_update(self.rank, effect.iteration)
+
+    def _recover(self, effect: Recover) -> None:
+        run = self._run
+        for taken in run.collective.retract(self.rank):
+            run.numerics.add(self.rank, effect.value, taken)
+            if self._record is not None:
+                self._record.retracted_ns = int(run.env.now)
+
+    def _scale(self, effect: Scale) -> None:
+        self._run.numerics.scale(self.rank, effect.factor)
 
     def _average(self, effect: Average) -> None:
         gathered = self._gathered

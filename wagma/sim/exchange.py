@@ -16,13 +16,15 @@ class Phase(NamedTuple):
     """What one member does in one phase: send `size` bytes to member `to`, and wait for a message if `waits`.
 
     Members are indices into the group; `to` None sends nothing. The receiver expects the message in its own phase `to_phase`:
-    phases are counted per member, and members beyond the largest power of two have fewer.
+    phases are counted per member, and members beyond the largest power of two have fewer. `adds`: how many of the bytes that it
+    receives the member adds to its own; the others are parts of the sum.
     """
 
     to: int | None
     to_phase: int
     waits: bool
     size: int
+    adds: int = 0
 
 
 @lru_cache(maxsize=256)
@@ -31,25 +33,25 @@ def phases(kind: str, length: int, size: int) -> tuple[tuple[Phase, ...], ...]:
     core = 1 << (length.bit_length() - 1)
     members: list[list[Phase]] = [[] for _ in range(length)]
 
-    def message(sender: int, receiver: int) -> None:
+    def message(sender: int, receiver: int, adds: int) -> None:
         members[sender].append(Phase(receiver, len(members[receiver]), False, size))
-        members[receiver].append(Phase(None, 0, True, 0))
+        members[receiver].append(Phase(None, 0, True, 0, adds))
 
     for extra in range(core, length):
-        message(extra, extra - core)
-    for bit, amount in _core_phases(kind, core, size):
+        message(extra, extra - core, size)
+    for bit, amount, adds in core_phases(kind, core, size):
         expected = [len(members[i]) for i in range(core)]
         for i in range(core):
-            members[i].append(Phase(i ^ bit, expected[i ^ bit], True, amount))
+            members[i].append(Phase(i ^ bit, expected[i ^ bit], True, amount, adds))
     for extra in range(core, length):
-        message(extra - core, extra)
+        message(extra - core, extra, 0)
     return tuple(tuple(member) for member in members)
 
 
-def _core_phases(kind: str, length: int, size: int) -> list[tuple[int, int]]:
-    """(bit in which the partner differs, bytes) of each phase among a power of two of members."""
+def core_phases(kind: str, length: int, size: int) -> list[tuple[int, int, int]]:
+    """(bit in which the partner differs, bytes, how many of them are added up) of each phase among a power of two of members."""
     bits = [1 << k for k in range(length.bit_length() - 1)]
     if kind == "butterfly":
-        return [(bit, size) for bit in bits]
+        return [(bit, size, size) for bit in bits]
     halving = [(bit, -(-size // (2 * bit))) for bit in bits]
-    return halving + halving[::-1]
+    return [(bit, part, part) for bit, part in halving] + [(bit, part, 0) for bit, part in reversed(halving)]
