@@ -1,6 +1,7 @@
 """Accuracy against virtual time, one line for each algorithm with the spread over seeds.
 
-Time is logarithmic: twice as fast is the same distance everywhere, and neither the beginning nor the end is squeezed into a corner.
+Time is logarithmic, unless there is too little of it: twice as fast is the same distance everywhere, and neither the beginning nor the end
+is squeezed into a corner.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 WIDTH_INCHES, HEIGHT_INCHES = 7.0, 3.4
 #: Percent that the axis shows below the worst final accuracy; what is further down is a steep climb that all lines have.
 SHOWN_BELOW = 15.0
+LOGARITHMIC = 4.0  # ratio of the ends of the axis; below, there would be one label or none
 CLOSEST = 1.025  # ratio of the times of two points next to each other
 MARKERS = 6  # along a line, to tell lines apart where colours are not
 
@@ -99,10 +101,12 @@ def _spaced(points: int, number: int) -> list[int]:
 def _frame(axes: Axes, curves: Sequence[Curve], scale: float, unit: str, title: str) -> None:
     worst, best = min(curve.mean[-1] for curve in curves), max(max(curve.high) for curve in curves)
     axes.set_ylim(max(0.0, 100 * worst - SHOWN_BELOW), min(100.0, 100 * best + 1.0))
-    axes.set_xscale("log")
-    axes.set_xlim(_entry(curves, axes.get_ylim()[0]) / scale, 1.06 * max(curve.seconds[-1] for curve in curves) / scale)
-    first, last = axes.get_xlim()
-    plain_ticks(axes, "x", [t for t in _TICKS if first <= t <= last])
+    first = _entry(curves, axes.get_ylim()[0]) / scale
+    last = 1.06 * max(curve.seconds[-1] for curve in curves) / scale
+    if last > LOGARITHMIC * first:
+        axes.set_xscale("log")
+        plain_ticks(axes, "x", [tick for tick in _TICKS if first <= tick <= last])
+    axes.set_xlim(first, last)
     axes.set_xlabel(f"simulated time, {unit}")
     axes.set_ylabel("held-out accuracy, %")
     axes.set_title(title, loc="left")

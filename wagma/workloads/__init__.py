@@ -17,9 +17,9 @@ from wagma.errors import MissingDependencyError
 from wagma.scenario import Scenario
 
 if TYPE_CHECKING:
-    from wagma.workloads.replica import Replica
+    from wagma.workloads.replica import Replica, Workload
 
-__all__ = ["consolidated_accuracy", "replicas", "require"]
+__all__ = ["consolidated_accuracy", "has_common_model", "replicas", "require", "workload"]
 
 
 def require() -> None:
@@ -32,17 +32,28 @@ def require() -> None:
         )
 
 
+def workload(scenario: Scenario) -> Workload:
+    """The scenario's data and model. Raises as `replicas` does."""
+    require()
+    from wagma.workloads.digits import Digits
+
+    return Digits(scenario)
+
+
 def replicas(scenario: Scenario, ranks: range | None = None) -> list[Replica]:
     """One replica of the scenario's workload for each of `ranks` (default: all). Sets torch to one thread: bits depend on it.
 
     Raises MissingDependencyError without torch or scikit-learn, InputError if the scenario does not fit the workload.
     """
-    require()
-    from wagma.workloads.digits import Digits
+    data = workload(scenario)
     from wagma.workloads.replica import Replica
 
-    workload = Digits(scenario)
-    return [Replica(workload, scenario, rank) for rank in (range(scenario.ranks) if ranks is None else ranks)]
+    return [Replica(data, scenario, rank) for rank in (range(scenario.ranks) if ranks is None else ranks)]
+
+
+def has_common_model(algorithm: str, ranks: int) -> bool:
+    """Whether the mean of the ranks' models is the model that the algorithm trains."""
+    return ranks == 1 or specification(algorithm).collectives is not Collectives.NONE
 
 
 def consolidated_accuracy(scenario: Scenario, algorithm: str, models: Sequence[npt.NDArray[Any]]) -> float | None:
@@ -50,6 +61,6 @@ def consolidated_accuracy(scenario: Scenario, algorithm: str, models: Sequence[n
 
     None for ranks that never communicate: they have no model in common, and the mean of theirs says nothing of any of them.
     """
-    if len(models) > 1 and specification(algorithm).collectives is Collectives.NONE:
+    if not has_common_model(algorithm, len(models)):
         return None
     return replicas(scenario, range(1))[0].accuracy(mean(models))

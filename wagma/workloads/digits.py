@@ -1,10 +1,12 @@
-"""Handwritten digits: 1,797 real images of 8 x 8 pixels that come with scikit-learn, and a small convolutional network.
+"""Handwritten digits: 1,797 real images of 8 x 8 pixels that come with scikit-learn, and two small networks.
 
-A fixed, stratified fifth is held out; the rest is dealt to the ranks as disjoint shards. Every rank passes through its shard in an
-order of its own, a new one in each epoch, all from the scenario's seed.
+A fixed, stratified fifth is held out; the rest is dealt to the ranks as disjoint shards (`wagma.workloads.shards`). Every rank passes
+through its shard in an order of its own, a new one in each epoch, all from the scenario's seed.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,29 +16,60 @@ from sklearn.model_selection import train_test_split
 from wagma.draws import bits
 from wagma.errors import InputError
 from wagma.scenario import Scenario
+from wagma.workloads.shards import Indices, deal
 
-PARAMETERS = 9_930
 HELD_OUT = 0.2
 SPLIT_SEED = 0  # of the held-out fifth: the same in every run, whatever the scenario's seed
+
+
+def _convolutional() -> torch.nn.Module:
+    """Two convolutions and a linear layer."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 16, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(16, 32, 3, padding=1, stride=2),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(32 * 4 * 4, 10),
+    )
+
+
+def _perceptron() -> torch.nn.Module:
+    """One hidden layer of 32: small enough for hundreds of simulated ranks."""
+    return torch.nn.Sequential(
+        torch.nn.Flatten(),
+        torch.nn.Linear(64, 32),
+        torch.nn.ReLU(),
+        torch.nn.Linear(32, 10),
+    )
+
+
+#: Workload -> its network and number of parameters.
+NETWORKS: dict[str, tuple[Callable[[], torch.nn.Module], int]] = {
+    "digits": (_convolutional, 9_930),
+    "digits_mlp": (_perceptron, 2_410),
+}
 
 
 class Digits:
     """The workload for one scenario. Raises InputError if its model, dtype or number of ranks does not fit."""
 
     def __init__(self, scenario: Scenario) -> None:
-        where = scenario.source
-        if scenario.parameters != PARAMETERS:
-            raise InputError(f"{where}: model.parameters = {scenario.parameters}: the workload digits has {PARAMETERS}")
+        where, training = scenario.source, scenario.training
+        name = training.workload
+        self._network, parameters = NETWORKS[name]
+        if scenario.parameters != parameters:
+            raise InputError(f"{where}: model.parameters = {scenario.parameters}: the workload {name} has {parameters}")
         if scenario.dtype != "float32":
-            raise InputError(f'{where}: model.dtype = "{scenario.dtype}": the workload digits has float32')
+            raise InputError(f'{where}: model.dtype = "{scenario.dtype}": the workload {name} has float32')
         images, labels = load_digits(return_X_y=True)
         images = (images / 16).astype(np.float32).reshape(-1, 1, 8, 8)
         train, test, train_labels, test_labels = train_test_split(
             images, labels, test_size=HELD_OUT, stratify=labels, random_state=SPLIT_SEED
         )
         if scenario.ranks > len(train):
-            raise InputError(f"{where}: ranks = {scenario.ranks}: the workload digits has {len(train)} images to share out")
-        smallest, batch = len(train) // scenario.ranks, scenario.training.batch_size
+            raise InputError(f"{where}: ranks = {scenario.ranks}: the workload {name} has {len(train)} images to share out")
+        smallest, batch = len(train) // scenario.ranks, training.batch_size
         if batch > smallest:
             raise InputError(
                 f"{where}: training.batch_size = {batch}: the smallest shard of {scenario.ranks} has {smallest} images"
@@ -47,41 +80,51 @@ class Digits:
         self._train, self._train_labels = torch.from_numpy(train), torch.from_numpy(train_labels)
         self._test, self._test_labels = torch.from_numpy(test), torch.from_numpy(test_labels)
         self._seed = scenario.seed
-        self._batch_size = scenario.training.batch_size
-        deal = np.argsort(bits(self._seed, "digits.shards", np.arange(len(train)), 0), kind="stable")
-        self._shards = [deal[rank :: scenario.ranks] for rank in range(scenario.ranks)]
+        self._batch_size = batch
+        self._shards = deal(train_labels, scenario.ranks, self._seed, training.shards, training.concentration)
+        self._orders: dict[int, tuple[int, Indices]] = {}  # rank -> epoch, and the order of its shard in it
 
     def model(self) -> torch.nn.Module:
-        """Two convolutions and a linear layer; initial values from the scenario's seed."""
+        """The network; initial values from the scenario's seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
-            return torch.nn.Sequential(
-                torch.nn.Conv2d(1, 16, 3, padding=1),
-                torch.nn.ReLU(),
-                torch.nn.Conv2d(16, 32, 3, padding=1, stride=2),
-                torch.nn.ReLU(),
-                torch.nn.Flatten(),
-                torch.nn.Linear(32 * 4 * 4, 10),
-            )
+            return self._network()
 
-    def shard(self, rank: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    def shard(self, rank: int) -> Indices:
         """Indices into the training images that are this rank's own."""
         return self._shards[rank]
 
+    def labels(self, rank: int) -> torch.Tensor:
+        """What the images of a rank's shard show, 0 to 9."""
+        return self._train_labels[torch.from_numpy(self._shards[rank])]
+
+    def batch(self, rank: int, iteration: int) -> Indices:
+        """Indices into the training images: the rank's batch of the iteration, batch_size of them."""
+        shard, size = self._shards[rank], self._batch_size
+        epoch, place = divmod(iteration, len(shard) // size)
+        known, order = self._orders.get(rank, (None, shard))
+        if known != epoch:
+            places = np.argsort(bits(self._seed, f"digits.order.{rank}", np.arange(len(shard)), epoch), kind="stable")
+            order = shard[places]
+            self._orders[rank] = epoch, order
+        return order[place * size : (place + 1) * size]
+
+    def examples(self, indices: Indices) -> tuple[torch.Tensor, torch.Tensor]:
+        """(images, labels) of these training images."""
+        chosen = torch.from_numpy(indices)
+        return self._train[chosen], self._train_labels[chosen]
+
+    def criterion(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Mean cross entropy."""
+        return torch.nn.functional.cross_entropy(outputs, labels)
+
     def loss(self, model: torch.nn.Module, rank: int, iteration: int) -> torch.Tensor:
         """Mean cross entropy of the rank's batch."""
-        batch = torch.from_numpy(self._batch(rank, iteration))
-        return torch.nn.functional.cross_entropy(model(self._train[batch]), self._train_labels[batch])
+        images, labels = self.examples(self.batch(rank, iteration))
+        return self.criterion(model(images), labels)
 
     def accuracy(self, model: torch.nn.Module) -> float:
         """Share of the held-out images that the model recognises."""
         with torch.no_grad():
             predicted = model(self._test).argmax(dim=1)
-        return float((predicted == self._test_labels).float().mean())
-
-    def _batch(self, rank: int, iteration: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        shard = self._shards[rank]
-        size = self._batch_size
-        epoch, place = divmod(iteration, len(shard) // size)
-        order = np.argsort(bits(self._seed, f"digits.order.{rank}", np.arange(len(shard)), epoch), kind="stable")
-        return shard[order[place * size : (place + 1) * size]]
+        return float((predicted == self._test_labels).double().mean())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 import torch
 
@@ -18,8 +19,17 @@ class Workload(Protocol):
     def model(self) -> torch.nn.Module:
         """A new model, the same for every rank."""
 
+    def batch(self, rank: int, iteration: int) -> npt.NDArray[np.int64]:
+        """Which examples are the rank's batch of the iteration; equally many for every rank and iteration."""
+
+    def examples(self, indices: npt.NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(inputs, labels) of training examples."""
+
+    def criterion(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Mean loss over examples."""
+
     def loss(self, model: torch.nn.Module, rank: int, iteration: int) -> torch.Tensor:
-        """Loss of the rank's batch of the iteration."""
+        """Loss of the rank's batch of the iteration: examples of batch, the model, criterion."""
 
     def accuracy(self, model: torch.nn.Module) -> float:
         """From 0 to 1, on the held-out data."""
