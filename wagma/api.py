@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Literal, overload
 
 from wagma.algorithms import ALGORITHMS, specification
-from wagma.core.effects import Value
+from wagma.columns import Columns
 from wagma.errors import InputError
 from wagma.results import Result, summarize
 from wagma.scenario import Scenario, load
+from wagma.sim.capacity import check_memory
 from wagma.trace import Trace
 
 Progress = Callable[[int, int], None]
+
+ENGINES = ("auto", "simpy", "fast")
 
 
 @overload
@@ -23,6 +26,7 @@ def simulate(
     ranks: int | Sequence[int] | None = None,
     progress: Progress | None = None,
     traces: Literal[False] = False,
+    engine: str = "auto",
 ) -> list[Result]: ...
 
 
@@ -34,6 +38,7 @@ def simulate(
     progress: Progress | None = None,
     *,
     traces: Literal[True],
+    engine: str = "auto",
 ) -> list[Trace]: ...
 
 
@@ -43,6 +48,7 @@ def simulate(
     ranks: int | Sequence[int] | None = None,
     progress: Progress | None = None,
     traces: bool = False,
+    engine: str = "auto",
 ) -> list[Result] | list[Trace]:
     """Simulate algorithms on a scenario: a file, the name of a packaged one, or one in memory.
 
@@ -52,20 +58,22 @@ def simulate(
         ranks: one or several numbers of ranks, in place of the scenario's own.
         progress: called as progress(done, total) within each run.
         traces: return the traces, with digests, which `wagma.validate` can check, instead of their figures (slower).
+        engine: "simpy", "fast", or "auto": the fast one where it applies (docs/engines.md); each Result says which it was.
 
     Returns:
         One Result (or Trace) for each number of ranks and algorithm, in this order.
 
     Raises:
-        InputError: the scenario, a number of ranks or an algorithm is not valid.
+        InputError: the scenario, a number of ranks or an algorithm is not valid, does not fit in memory, or is nothing for the engine.
         MissingDependencyError: the scenario trains, and torch or scikit-learn is not installed.
     """
     base = scenario if isinstance(scenario, Scenario) else load(scenario)
     sizes = [base.ranks] if ranks is None else [ranks] if isinstance(ranks, int) else list(ranks)
     scenarios = [base.replace({"ranks": size}) for size in sizes]
-    runs = list(plan(scenarios, select_algorithms(algorithms)))
-    finished = (run(one, algorithm, traces, progress) for one, algorithm in runs)
-    return list(finished) if traces else [summarize(trace) for trace in finished]
+    runs = list(plan(scenarios, select_algorithms(algorithms), engine, traces))
+    if traces:
+        return [run(one, algorithm, True, progress) for one, algorithm in runs]
+    return [figures(one, algorithm, engine, progress) for one, algorithm in runs]
 
 
 def select_algorithms(algorithms: str | Sequence[str]) -> list[str]:
@@ -79,12 +87,34 @@ def select_algorithms(algorithms: str | Sequence[str]) -> list[str]:
     return chosen
 
 
-def plan(scenarios: Sequence[Scenario], algorithms: Sequence[str]) -> Iterator[tuple[Scenario, str]]:
-    """All runs. Raises InputError, before the first one, if the settings of any of them do not fit."""
+def plan(
+    scenarios: Sequence[Scenario], algorithms: Sequence[str], engine: str = "simpy", traces: bool = True
+) -> Iterator[tuple[Scenario, str]]:
+    """All runs. Raises InputError, before the first one, if the settings of any of them do not fit, or it does not fit in memory."""
     for scenario in scenarios:
         for algorithm in algorithms:
             check_settings(scenario, algorithm)
+            check_memory(scenario, algorithm, choose_engine(scenario, algorithm, engine, traces))
     return ((scenario, algorithm) for scenario in scenarios for algorithm in algorithms)
+
+
+def choose_engine(scenario: Scenario, algorithm: str, engine: str = "auto", trace: bool = False) -> str:
+    """ "simpy" or "fast". Raises InputError if `engine` is neither nor "auto", or is "fast" where that does not apply.
+
+    trace: whether records are asked for, which only the SimPy engine keeps.
+    """
+    from wagma.sim import fast
+
+    if engine not in ENGINES:
+        raise InputError(f"engine = {engine!r}: unknown; allowed: {', '.join(ENGINES)}")
+    if engine == "simpy":
+        return engine
+    reason = "it keeps no trace" if trace else fast.unfit(scenario, algorithm)
+    if reason is None:
+        return "fast"
+    if engine == "fast":
+        raise _refused(scenario, algorithm, reason)
+    return "simpy"
 
 
 def check_settings(scenario: Scenario, algorithm: str) -> None:
@@ -97,29 +127,53 @@ def check_settings(scenario: Scenario, algorithm: str) -> None:
         raise InputError(f"{scenario.source}: {error}") from error
 
 
+def figures(scenario: Scenario, algorithm: str, engine: str = "auto", progress: Progress | None = None) -> Result:
+    """One simulation's figures, on the engine that is asked for. Raises InputError and MissingDependencyError."""
+    check_settings(scenario, algorithm)
+    if choose_engine(scenario, algorithm, engine) == "fast":
+        from wagma.sim import fast
+
+        check_memory(scenario, algorithm, "fast")
+        try:
+            return summarize(fast.simulate(scenario, algorithm, progress))
+        except fast.Unfit as reason:  # seen on the way only
+            if engine == "fast":
+                raise _refused(scenario, algorithm, str(reason)) from reason
+    return summarize(run(scenario, algorithm, progress=progress))
+
+
+def columns(scenario: Scenario, algorithm: str, engine: str = "auto", progress: Progress | None = None) -> Columns:
+    """One simulation's records as arrays. Raises InputError and MissingDependencyError."""
+    check_settings(scenario, algorithm)
+    if choose_engine(scenario, algorithm, engine) == "fast":
+        from wagma.sim import fast
+
+        check_memory(scenario, algorithm, "fast", columns=True)
+        try:
+            return fast.simulate(scenario, algorithm, progress, columns=True)
+        except fast.Unfit as reason:
+            if engine == "fast":
+                raise _refused(scenario, algorithm, str(reason)) from reason
+    return Columns.of(run(scenario, algorithm, progress=progress))
+
+
+def _refused(scenario: Scenario, algorithm: str, reason: str) -> InputError:
+    return InputError(f'{scenario.source}: {algorithm}: nothing for engine = "fast": {reason}; allowed: simpy, auto')
+
+
 def run(scenario: Scenario, algorithm: str, digests: bool = False, progress: Progress | None = None) -> Trace:
     """One simulation. With a workload the ranks train, and the header holds the accuracy of the consolidated model.
 
-    digests: record what every model was made from, for the checkers (training always does). Raises InputError and
+    digests: record what every model was made from, for the checkers (training in the per-rank mode always does). Raises InputError and
     MissingDependencyError.
     """
     from wagma.sim import driver
     from wagma.sim.numerics import Nothing, Symbols
 
     check_settings(scenario, algorithm)
+    check_memory(scenario, algorithm, "simpy")
     if scenario.training.workload != "none":
-        return _train(scenario, algorithm, progress)
+        from wagma.learning import train
+
+        return train(scenario, algorithm, digests, progress).trace
     return driver.simulate(scenario, algorithm, Symbols(scenario.ranks) if digests else Nothing(), progress)
-
-
-def _train(scenario: Scenario, algorithm: str, progress: Progress | None) -> Trace:
-    """Train in virtual time."""
-    from wagma import workloads
-    from wagma.sim import driver
-    from wagma.sim.numerics import Replicas
-
-    numerics = Replicas(workloads.replicas(scenario))
-    trace = driver.simulate(scenario, algorithm, numerics, progress)
-    models = [numerics.publish(rank, Value.MODEL) for rank in range(scenario.ranks)]
-    trace.header.accuracy = workloads.consolidated_accuracy(scenario, algorithm, models)
-    return trace

@@ -1,4 +1,4 @@
-"""What a run amounts to: figures computed from its trace alone, so that both worlds are measured by the same code.
+"""What a run amounts to: figures computed from its records alone, so that both worlds and both engines are measured by the same code.
 
 Throughput is the sum over ranks of the work that the rank did over its finishing time (W's figures 4, 7, 10).
 """
@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from wagma.algorithms import Collectives, specification
+from wagma.columns import Columns, Nanoseconds, Totals
+from wagma.core.schedule import Schedule
 from wagma.imbalance import NANOSECONDS
 from wagma.trace import Trace
 
@@ -23,7 +26,8 @@ SCHEMA = 1
 class Result:
     """The figures of one run. Times in seconds; None where a figure does not apply or nothing bounds it.
 
-    staleness counts version - stamp over the executions that are no syncs. ideal_throughput is what the same compute times
+    staleness counts version - stamp over the executions that are no syncs; of gossip, how many iterations the rank was ahead of what it
+    got, or 0 (`wagma.trace.ExchangeRecord`). ideal_throughput is what the same compute times
     would give without communication, waiting and injected delay.
     """
 
@@ -62,53 +66,62 @@ class Result:
         }
 
 
-def summarize(trace: Trace) -> Result:
-    """The figures of a run. The trace must hold every rank's iterations in causal order (`Trace.sort`)."""
-    scenario, header = trace.scenario, trace.header
-    begin = {start.rank: start.started_ns for start in trace.starts}
-    durations, finish = _durations(trace, begin)
-    work = scenario.work_per_rank * NANOSECONDS
-    counts = dict.fromkeys(begin, 0)
-    computed = dict.fromkeys(begin, 0)
-    for record in trace.iterations:
-        counts[record.rank] += 1
-        computed[record.rank] += record.computed_ns
-    grouped = specification(header.algorithm).collectives is Collectives.GROUPED
-    schedule = trace.schedule
-    staleness = [e.version - e.own_stamp for e in trace.executions if not (grouped and schedule.is_sync(e.version))]
-    fresh = [r.fresh for r in trace.iterations if r.fresh is not None and not (grouped and schedule.is_sync(r.iteration))]
+def summarize(run: Trace | Columns | Totals) -> Result:
+    """The figures of a run. A trace must hold every rank's iterations in causal order (`Trace.sort`)."""
+    columns = Columns.of(run) if isinstance(run, Trace) else run
+    totals = columns.totals() if isinstance(columns, Columns) else columns
+    scenario, counts = totals.scenario, totals.counts
+    durations = _durations(totals)
+    mean_s = float(durations.mean()) / NANOSECONDS
+    p50, p99 = np.percentile(durations, (50, 99), overwrite_input=True)
+    contributions = sum(totals.staleness.values())
+    stale = sum(value * count for value, count in totals.staleness.items())
     return Result(
-        algorithm=header.algorithm,
+        algorithm=totals.algorithm,
         ranks=scenario.ranks,
-        engine=header.engine,
-        iterations=max(counts.values(), default=0),
-        throughput=sum(work * counts[rank] / max(1, finish[rank] - begin[rank]) for rank in finish),
+        engine=totals.engine,
+        iterations=int(counts.max(initial=0)),
+        throughput=_rate(totals, totals.finish_ns - totals.begin_ns),
         unit=scenario.work_unit,
-        iteration_mean_s=float(durations.mean()) / NANOSECONDS,
-        iteration_p50_s=float(np.percentile(durations, 50)) / NANOSECONDS,
-        iteration_p99_s=float(np.percentile(durations, 99)) / NANOSECONDS,
-        makespan_ns=max(finish.values()) - min(begin.values()),
-        staleness_max=max(staleness) if staleness else None,
-        staleness_mean=float(np.mean(staleness)) if staleness else None,
-        staleness_bound=schedule.worst_staleness if trace.executions else None,
-        fresh_fraction=float(np.mean(fresh)) if fresh else None,
-        accuracy=header.accuracy,
-        ideal_throughput=sum(work * counts[rank] / max(1, computed[rank]) for rank in finish),
-        wall_s=trace.wall_s,
+        iteration_mean_s=mean_s,
+        iteration_p50_s=float(p50) / NANOSECONDS,
+        iteration_p99_s=float(p99) / NANOSECONDS,
+        makespan_ns=int(totals.finish_ns.max() - totals.begin_ns.min()),
+        staleness_max=max(totals.staleness) if contributions else None,
+        staleness_mean=stale / contributions if contributions else None,
+        staleness_bound=staleness_bound(totals.algorithm, scenario.schedule(totals.algorithm)) if contributions else None,
+        fresh_fraction=totals.fresh / totals.joined if totals.joined else None,
+        accuracy=totals.accuracy,
+        ideal_throughput=_rate(totals, totals.computed_ns),
+        wall_s=totals.wall_s,
     )
+
+
+def _rate(totals: Totals, spent_ns: Nanoseconds) -> float:
+    """Work per second if each rank had spent that time on its iterations."""
+    work = totals.scenario.work_per_rank * NANOSECONDS
+    return float(sum((work * totals.counts / np.maximum(1, spent_ns)).tolist()))
+
+
+def _durations(totals: Totals) -> npt.NDArray[np.float64]:
+    """How long each iteration of each rank took, in ns: all of one rank, then the next."""
+    durations = totals.durations_ns.T
+    if (totals.counts == durations.shape[1]).all():
+        return durations.astype(np.float64, order="C").reshape(-1)
+    return durations[np.arange(durations.shape[1]) < totals.counts[:, None]].astype(np.float64)
+
+
+def staleness_bound(algorithm: str, schedule: Schedule) -> int | None:
+    """The staleness that an algorithm promises not to exceed; None where nothing bounds it."""
+    match specification(algorithm).collectives:
+        case Collectives.NEIGHBOURS:
+            return 0
+        case Collectives.PAIRS:
+            return None
+    return schedule.worst_staleness
 
 
 def to_json(scenario: str, results: Sequence[Result]) -> str:
     """One line of JSON; never NaN."""
     document = {"schema": SCHEMA, "scenario": scenario, "results": [result.as_json() for result in results]}
     return json.dumps(document, allow_nan=False)
-
-
-def _durations(trace: Trace, begin: dict[int, int]) -> tuple[Any, dict[int, int]]:
-    """(duration of every iteration of every rank in ns, when each rank returned from its last one)."""
-    finish = dict(begin)
-    durations = []
-    for record in trace.iterations:
-        durations.append(record.return_ns - finish[record.rank])
-        finish[record.rank] = record.return_ns
-    return np.array(durations, np.float64), finish
