@@ -23,6 +23,18 @@ def test_simulate_cluster(tmp_path: Path) -> None:
     assert figures["0.64", "wagma_sgd"] > figures["0.64", "allreduce_sgd"]
 
 
+def test_own_simpy_environment(tmp_path: Path) -> None:
+    lines = run(0, "own_simpy_environment.py", tmp_path).splitlines()
+    assert [line.split()[0] for line in lines] == ["allreduce_sgd", "wagma_sgd"]
+    throughput = [float(line.split()[1]) for line in lines]
+    assert throughput[1] > throughput[0]
+    # An outage takes three seconds, and there was at least one; a job cannot end sooner than its ranks compute.
+    for line in lines:
+        outages = float(line.split()[7]) / 3
+        assert outages == int(outages) > 0
+    assert float(lines[0].split()[5]) > 40 * 0.62 + 3
+
+
 @pytest.mark.mpi
 def test_train_torch(tmp_path: Path) -> None:
     output = run(4, "train_torch.py", tmp_path)

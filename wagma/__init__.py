@@ -23,29 +23,36 @@ from wagma.validate import validate
 if TYPE_CHECKING:
     from wagma.algorithms import register
     from wagma.api import simulate
+    from wagma.frames import frame
     from wagma.real.collective import GroupAllreduce
     from wagma.real.optimizer import DistributedOptimizer, distribute
     from wagma.results import Result
     from wagma.scenario import Scenario
     from wagma.scenario import load as load_scenario
+    from wagma.sim.cluster import Cluster
+    from wagma.sweeps import sweep
     from wagma.trace import Trace, load_trace
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "Cluster": ("wagma.sim.cluster", "Cluster"),
     "DistributedOptimizer": ("wagma.real.optimizer", "DistributedOptimizer"),
     "GroupAllreduce": ("wagma.real.collective", "GroupAllreduce"),
     "Result": ("wagma.results", "Result"),
     "Scenario": ("wagma.scenario", "Scenario"),
     "Trace": ("wagma.trace", "Trace"),
     "distribute": ("wagma.real.optimizer", "distribute"),
+    "frame": ("wagma.frames", "frame"),
     "load_scenario": ("wagma.scenario", "load"),
     "load_trace": ("wagma.trace", "load_trace"),
     "register": ("wagma.algorithms", "register"),
     "simulate": ("wagma.api", "simulate"),
+    "sweep": ("wagma.sweeps", "sweep"),
 }
 
 __all__ = [
+    "Cluster",
     "CollectiveTimeout",
     "DistributedOptimizer",
     "GroupAllreduce",
@@ -59,10 +66,12 @@ __all__ = [
     "WagmaError",
     "__version__",
     "distribute",
+    "frame",
     "load_scenario",
     "load_trace",
     "register",
     "simulate",
+    "sweep",
     "validate",
 ]
 

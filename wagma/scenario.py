@@ -6,6 +6,7 @@ the command line arrive as dotted keys and go through the same checks.
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,15 +19,23 @@ from wagma.core.groups import sqrt_group_size
 from wagma.core.schedule import NEVER, Schedule
 from wagma.core.settings import AlgorithmSettings
 from wagma.errors import InputError
+from wagma.fitting import Fitting, read_fitting
 from wagma.imbalance import IMBALANCE_KINDS, Imbalance, read_imbalance
 from wagma.network import Network, read_network
+from wagma.noise import Noise, read_noise
 from wagma.sections import Section
+
+#: Below, Dirichlet mixtures have one label each: that is by_label.
+LEAST_CONCENTRATION = 0.01
 
 DTYPES = {"float32": 4, "float64": 8}
 UNITS = ("images", "tokens", "steps")
-WORKLOADS = ("digits", "none")
+WORKLOADS = ("digits", "digits_mlp", "none")
+SHARDS = ("iid", "by_label", "dirichlet")
+NUMERICS = ("per_rank", "batched")
+GROUPS = ("changing", "fixed")
 
-__all__ = ["COMPUTE_KINDS", "IMBALANCE_KINDS", "Scenario", "load", "packaged", "read"]
+__all__ = ["COMPUTE_KINDS", "IMBALANCE_KINDS", "Scenario", "load", "packaged", "read", "require_changing_groups"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +48,31 @@ class Settings:
     group_size: int | str = "sqrt"
     sync_period: int | str = 10
     merge_once: bool = False
+    groups: str = "changing"
     out_neighbours: int = 1
     local_steps: int = 1
     global_clock: bool = False
+    all_ask: bool = False
+    await_averaging: bool = False
+    initiators: int | str = "solo"
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What ranks train, if they do: workload and hyperparameters. `paced`: a real rank stretches its gradient to the compute time."""
+    """What ranks train, if they do: workload and hyperparameters. `paced`: a real rank stretches its gradient to the compute time.
+
+    shards, concentration: how the data is shared out (`wagma.workloads.shards`). numerics: in the simulator, a replica for each rank or
+    all ranks in one batch (`wagma.sim.batched`).
+    """
 
     workload: str = "none"
     batch_size: int = 32
     learning_rate: float = 0.1
     momentum: float = 0.0
     paced: bool = False
+    shards: str = "iid"
+    concentration: float = 1.0
+    numerics: str = "per_rank"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +89,12 @@ class Scenario:
     work_unit: str
     compute: Compute
     imbalance: tuple[Imbalance, ...]
+    noise: Noise
     network: Network
     settings: Settings
     overrides: Mapping[str, Settings]
     training: Training
+    calibration: Fitting
     source: str = field(compare=False)
     table: Mapping[str, Any] = field(compare=False, repr=False)
 
@@ -88,13 +110,18 @@ class Scenario:
     def algorithm_settings(self, algorithm: str) -> AlgorithmSettings:
         """What the algorithm itself may read."""
         settings = self.settings_of(algorithm)
-        return AlgorithmSettings(settings.out_neighbours, settings.local_steps, settings.global_clock, self.seed)
+        return AlgorithmSettings(
+            settings.out_neighbours, settings.local_steps, settings.global_clock, settings.all_ask, settings.await_averaging, self.seed
+        )
 
     def schedule(self, algorithm: str) -> Schedule:
         """The collectives that `algorithm` joins in this scenario. Raises InputError if the settings do not fit the ranks."""
         settings = self.settings_of(algorithm)
         size = resolve_group_size(settings.group_size, self.ranks, f"{self.source}: algorithm.group_size")
-        return specification(algorithm).schedule(self.ranks, size, resolve_sync_period(settings.sync_period))
+        initiators = resolve_initiators(settings.initiators, self.ranks)
+        period = resolve_sync_period(settings.sync_period)
+        schedule = specification(algorithm).schedule(self.ranks, size, period, initiators, self.seed)
+        return dataclasses.replace(schedule, fixed=schedule.grouped and settings.groups == "fixed")
 
     def replace(self, changes: Mapping[str, Any]) -> Scenario:
         """This scenario with dotted keys set, checked again: replace({"network.latency_ns": 500})."""
@@ -117,6 +144,22 @@ def resolve_sync_period(sync_period: int | str, where: str = "sync_period") -> i
     if isinstance(sync_period, bool) or not isinstance(sync_period, int) or sync_period < 1:
         raise InputError(f'{where} = {sync_period!r}: must be "never" or a whole number, at least 1')
     return sync_period
+
+
+def resolve_initiators(initiators: int | str, ranks: int, where: str = "initiators") -> int:
+    """How many ranks may activate a version: "solo" is all, "majority" 1. Raises InputError out of 1..ranks."""
+    if initiators in ("solo", "majority"):
+        return ranks if initiators == "solo" else 1
+    if isinstance(initiators, bool) or not isinstance(initiators, int) or not 1 <= initiators <= ranks:
+        allowed = f'"solo", "majority" or a whole number from 1 to the number of ranks, {ranks}'
+        raise InputError(f"{where} = {initiators!r}: must be {allowed}")
+    return initiators
+
+
+def require_changing_groups(scenario: Scenario, algorithm: str) -> None:
+    """Raise InputError if the algorithm is to run with fixed groups, an ablation that the native kernel does not have."""
+    if scenario.schedule(algorithm).fixed:
+        raise InputError(f'{scenario.source}: groups = "fixed": simulator only; a real run has "changing"')
 
 
 def packaged() -> dict[str, Path]:
@@ -171,7 +214,9 @@ def read(table: Mapping[str, Any], source: str) -> Scenario:
     per_rank, unit = work.number("per_rank", positive=True), work.choice("unit", UNITS)
     compute = read_compute(top.subsection("compute"))
     imbalance = tuple(read_imbalance(section, ranks) for section in top.subsections("imbalance"))
-    network, training = read_network(top.subsection("network")), _training(top.subsection("training"))
+    noise = read_noise(top.subsection("noise"))
+    network, training = read_network(top.subsection("network"), ranks), _training(top.subsection("training"))
+    calibration = read_fitting(top.subsection("calibration"), ALGORITHMS)
     shared = top.subsection("algorithm")
     settings = _settings(shared, ranks, Settings())
     overrides = {}
@@ -183,8 +228,8 @@ def read(table: Mapping[str, Any], source: str) -> Scenario:
     for section in (model, work, own, top):
         section.finish()
     return Scenario(
-        name, ranks, iterations, seed, parameters, dtype, per_rank, unit, compute, imbalance,
-        network, settings, overrides, training, source, _deep_copy(table),
+        name, ranks, iterations, seed, parameters, dtype, per_rank, unit, compute, imbalance, noise,
+        network, settings, overrides, training, calibration, source, _deep_copy(table),
     )  # fmt: skip
 
 
@@ -194,13 +239,16 @@ def _settings(section: Section, ranks: int, shared: Settings, keys: tuple[str, .
     resolve_group_size(size, ranks, f"{section.source}: {section.name}.group_size")
     period = section.take("sync_period", shared.sync_period)
     resolve_sync_period(period, f"{section.source}: {section.name}.sync_period")
-    own: dict[str, Any] = {}
+    own: dict[str, Any] = {"groups": section.choice("groups", GROUPS, shared.groups)}
     for key in keys:
         match key:
             case "out_neighbours" | "local_steps":
                 own[key] = section.integer(key, 1, default=getattr(shared, key))
-            case "global_clock":
-                own[key] = section.boolean(key, shared.global_clock)
+            case "global_clock" | "all_ask" | "await_averaging":
+                own[key] = section.boolean(key, getattr(shared, key))
+            case "initiators":
+                own[key] = section.take(key, shared.initiators)
+                resolve_initiators(own[key], ranks, f"{section.source}: {section.name}.{key}")
     settings = Settings(size, period, section.boolean("merge_once", shared.merge_once), **own)
     section.finish()
     return settings
@@ -214,6 +262,9 @@ def _training(section: Section) -> Training:
         section.number("learning_rate", positive=True, default=default.learning_rate),
         section.number("momentum", 0.0, 1.0, default=default.momentum),
         section.boolean("paced", default.paced),
+        section.choice("shards", SHARDS, default.shards),
+        section.number("concentration", LEAST_CONCENTRATION, default=default.concentration),
+        section.choice("numerics", NUMERICS, default.numerics),
     )
     section.finish()
     return training

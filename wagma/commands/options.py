@@ -16,11 +16,15 @@ from wagma.scenario import Scenario, changed, load_table, read
 STDOUT = "-"
 
 
-def add_run_options(parser: argparse.ArgumentParser, engine: str, algorithms: str) -> None:
-    """What simulate and train have in common; `algorithms` is the default."""
+def add_scenario_options(parser: argparse.ArgumentParser, algorithms: str | None) -> None:
+    """A scenario and what changes it; `algorithms` is the default."""
     parser.add_argument("scenario", metavar="SCENARIO", help="a TOML file, or a name that `wagma scenarios` lists")
     parser.add_argument(
-        "--algorithms", "--algorithm", metavar="A,B|all", default=algorithms, help=f"which to run (default: {algorithms})"
+        "--algorithms",
+        "--algorithm",
+        metavar="A,B|all",
+        default=algorithms,
+        help=f"which to run (default: {algorithms or 'all'})",
     )
     parser.add_argument("--iterations", type=_integer_or(None), metavar="N", help="iterations of each rank")
     parser.add_argument("--seed", type=_integer_or(None), metavar="N", help="what all random draws come from")
@@ -44,7 +48,12 @@ def add_run_options(parser: argparse.ArgumentParser, engine: str, algorithms: st
         metavar="KEY=VALUE",
         help="set a dotted key of the scenario, with the last word over other options; VALUE is TOML, or else a string",
     )
-    parser.add_argument("--engine", choices=[engine], default=engine, help=f"what runs it (default, and so far all: {engine})")
+
+
+def add_run_options(parser: argparse.ArgumentParser, engines: Sequence[str], algorithms: str) -> None:
+    """What simulate and train have in common; the first of `engines` and `algorithms` are the defaults."""
+    add_scenario_options(parser, algorithms)
+    parser.add_argument("--engine", choices=engines, default=engines[0], help=f"what runs it (default: {engines[0]})")
     parser.add_argument(
         "--trace", metavar="FILE", help="write the trace; of several runs, to FILE with .ALGORITHM.RANKS before its suffix"
     )
@@ -109,18 +118,19 @@ def scenario_changes(options: argparse.Namespace, table: Mapping[str, Any], sour
     return dict(sorted((changes | settings).items(), key=lambda change: change[0].count(".")))
 
 
-def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """["a.b=1"] -> {"a.b": 1}. What is no TOML value is a string. Raises InputError."""
+def parse_settings(settings: Sequence[str], option: str = "--set") -> dict[str, Any]:
+    """["a.b=1"] -> {"a.b": 1}. What is no TOML value is a string. Raises InputError, naming the option."""
     changes = {}
     for setting in settings:
         key, separator, text = setting.partition("=")
         if not separator or not all(part.strip() for part in key.split(".")):
-            raise InputError(f"--set {setting}: must be KEY=VALUE with a dotted key, for example network.latency_ns=500")
-        changes[key.strip()] = _toml_value(text.strip())
+            raise InputError(f"{option} {setting}: must be KEY=VALUE with a dotted key, for example network.latency_ns=500")
+        changes[key.strip()] = toml_value(text.strip())
     return changes
 
 
-def _toml_value(text: str) -> Any:
+def toml_value(text: str) -> Any:
+    """The TOML value that `text` is, else `text` itself."""
     try:
         table = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from wagma.api import plan, select_algorithms
+from wagma.api import ENGINES, figures, plan, select_algorithms
 from wagma.api import run as simulate
 from wagma.commands.options import (
     add_run_options,
@@ -33,20 +33,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-n", "--ranks", type=parse_ranks, metavar="N,M", help="numbers of ranks to simulate, one after the other"
     )
-    add_run_options(parser, engine="simpy", algorithms="all")
+    add_run_options(parser, engines=ENGINES, algorithms="all")
 
 
 def run(options: argparse.Namespace) -> int:
     """Simulate every algorithm for every number of ranks."""
     check_writable(trace=options.trace, json=options.json)
     scenarios = load_scenarios(options, options.ranks)
-    runs = list(plan(scenarios, select_algorithms(options.algorithms)))
+    runs = list(plan(scenarios, select_algorithms(options.algorithms), options.engine, traces=options.trace is not None))
     results = []
     for scenario, algorithm in runs:
         with Progress(f"simulating {algorithm} on {scenario.ranks} ranks", options.quiet) as progress:
-            trace = simulate(scenario, algorithm, digests=options.trace is not None, progress=progress)
-        if options.trace is not None:
-            trace.write(trace_path(options.trace, algorithm, scenario.ranks, several=len(runs) > 1))
+            if options.trace is None:
+                results.append(figures(scenario, algorithm, options.engine, progress))
+                continue
+            trace = simulate(scenario, algorithm, digests=True, progress=progress)
+        trace.write(trace_path(options.trace, algorithm, scenario.ranks, several=len(runs) > 1))
         results.append(summarize(trace))
     if prints_table(options):
         print(describe(scenarios, results, options.verbose))
