@@ -18,56 +18,40 @@ ALLOWED = {
     "wagma.algorithms": {"wagma.core", "wagma.algorithms", "wagma.errors"},
     "wagma.draws": {"wagma.core"},
     "wagma.sections": {"wagma.errors"},
-    "wagma.measured": {"wagma.errors"},
-    "wagma.compute": {"wagma.draws", "wagma.errors", "wagma.measured", "wagma.sections"},
-    "wagma.presets": set(),
-    "wagma.network": {"wagma.errors", "wagma.presets", "wagma.sections"},
     "wagma.fitting": {"wagma.errors", "wagma.sections"},
-    "wagma.observations": {"wagma.algorithms", "wagma.errors", "wagma.scenario"},
-    "wagma.tomledit": {"wagma.errors"},
-    "wagma.noise": {"wagma.compute", "wagma.draws", "wagma.sections"},
-    "wagma.imbalance": {"wagma.compute", "wagma.draws", "wagma.noise", "wagma.sections"},
-    "wagma.scenario": {
-        "wagma.core", "wagma.algorithms", "wagma.compute", "wagma.errors", "wagma.imbalance", "wagma.network", "wagma.noise", "wagma.sections",
-        "wagma.fitting",
-    },
+    "wagma.timing": {"wagma.draws", "wagma.errors", "wagma.sections", "wagma.timing"},
+    "wagma.scenario": {"wagma.core", "wagma.algorithms", "wagma.errors", "wagma.fitting", "wagma.sections", "wagma.timing"},
+    "wagma.reference": {"wagma.algorithms", "wagma.reference", "wagma.scenario", "wagma.sections", "wagma.timing"},
     "wagma.trace": {"wagma.core", "wagma.scenario", "wagma.errors"},
     "wagma.columns": {"wagma.core", "wagma.trace", "wagma.scenario"},
     "wagma.results": {
-        "wagma.core", "wagma.trace", "wagma.columns", "wagma.scenario", "wagma.algorithms", "wagma.imbalance",
+        "wagma.core", "wagma.trace", "wagma.columns", "wagma.scenario", "wagma.algorithms", "wagma.timing.imbalance",
     },
-    "wagma.evidence": {"wagma.core", "wagma.trace", "wagma.scenario", "wagma.algorithms", "wagma.errors"},
-    "wagma.validate": {
-        "wagma.core", "wagma.trace", "wagma.scenario", "wagma.algorithms", "wagma.errors", "wagma.evidence",
-        "wagma.validate_exchanges", "wagma.validate_gradients",
+    "wagma.checks": {
+        "wagma.core", "wagma.trace", "wagma.scenario", "wagma.algorithms", "wagma.errors", "wagma.checks", "wagma.timing.network",
     },
-    "wagma.validate_gradients": {"wagma.core", "wagma.trace", "wagma.evidence"},
-    "wagma.validate_exchanges": {"wagma.core", "wagma.trace", "wagma.evidence", "wagma.network"},
-    "wagma.rows": {"wagma.errors", "wagma.results"},
-    "wagma.journal": {"wagma.errors"},
-    "wagma.reference_kinds": {"wagma.compute", "wagma.imbalance", "wagma.sections"},
-    "wagma.reference": {
-        "wagma.algorithms", "wagma.compute", "wagma.network", "wagma.noise", "wagma.presets", "wagma.reference_kinds",
-        "wagma.scenario", "wagma.sections",
+    "wagma.validate": {"wagma.core", "wagma.trace", "wagma.scenario", "wagma.algorithms", "wagma.errors", "wagma.checks"},
+    "wagma.report": {
+        "wagma.core", "wagma.trace", "wagma.scenario", "wagma.columns", "wagma.results", "wagma.errors", "wagma.report",
     },
-    "wagma.schema": {"wagma.reference", "wagma.reference_kinds"},
-    "wagma.report": {"wagma.core", "wagma.trace", "wagma.scenario", "wagma.results", "wagma.errors", "wagma.report", "wagma.rows",
-        "wagma.columns"},
-    "wagma.sim.cluster": {"wagma.errors", "wagma.results", "wagma.scenario", "wagma.sim", "wagma.trace"},
     "wagma.workloads": {"wagma.core", "wagma.algorithms", "wagma.draws", "wagma.scenario", "wagma.errors", "wagma.workloads"},
     "wagma.sim": {
-        "wagma.core", "wagma.algorithms", "wagma.imbalance", "wagma.network", "wagma.scenario", "wagma.trace", "wagma.errors",
-        "wagma.workloads", "wagma.sim", "wagma.columns",
+        "wagma.core", "wagma.algorithms", "wagma.timing", "wagma.scenario", "wagma.trace", "wagma.columns", "wagma.results",
+        "wagma.errors", "wagma.workloads", "wagma.sim",
     },
     "wagma.real": {
-        "wagma.core", "wagma.algorithms", "wagma.imbalance", "wagma.scenario", "wagma.trace", "wagma.errors",
+        "wagma.core", "wagma.algorithms", "wagma.timing", "wagma.scenario", "wagma.trace", "wagma.errors",
         "wagma.workloads", "wagma.real", "wagma._native", "wagma._native_mpi",
     },
+    "wagma.studies": {
+        "wagma.algorithms", "wagma.api", "wagma.core", "wagma.errors", "wagma.fitting", "wagma.progress", "wagma.report", "wagma.results",
+        "wagma.scenario", "wagma.sim", "wagma.studies", "wagma.timing", "wagma.trace", "wagma.workloads",
+    },
+    "wagma.frames": {"wagma.errors", "wagma.report.rows", "wagma.results", "wagma.studies.sweep", "wagma.trace"},
 }  # fmt: skip
 
 #: Modules that may know both worlds.
-TOP = ("wagma", "wagma.cli", "wagma.api", "wagma.commands", "wagma.__main__", "wagma.testing", "wagma.progress", "wagma.calibrate",
-       "wagma.frames", "wagma.pool", "wagma.compare", "wagma.learning", "wagma.sweeps", "wagma.benchmark")  # fmt: skip
+TOP = ("wagma", "wagma.cli", "wagma.api", "wagma.commands", "wagma.__main__", "wagma.testing", "wagma.progress")
 
 HEAVY = ("simpy", "torch", "mpi4py", "matplotlib", "scipy", "sklearn", "pandas", "pyarrow")
 

@@ -10,8 +10,8 @@ import pytest
 from engines import table
 
 from wagma.cli import main
-from wagma.imbalance import Times
 from wagma.scenario import read
+from wagma.timing.imbalance import Times
 
 COMPUTES: list[dict[str, Any]] = [
     {"kind": "constant", "seconds": 0.1},

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 import wagma
-from wagma.calibrate import Calibration, calibrate, in_processes, mean_beyond, mean_error
 from wagma.cli import main
 from wagma.errors import InputError
 from wagma.fitting import parse_bounds
-from wagma.observations import Observation, read_observations
 from wagma.scenario import Scenario, load
-from wagma.tomledit import set_values
+from wagma.studies.calibrate import Calibration, calibrate, in_processes, mean_beyond, mean_error
+from wagma.studies.observations import Observation, read_observations
+from wagma.studies.tomledit import set_values
 
 TRUE = {"network.gap_per_byte_ns": 0.8, "network.overlap": 0.25}
 FREE = {"network.gap_per_byte_ns": (0.1, 3.0), "network.overlap": (0.0, 1.0)}

@@ -17,11 +17,11 @@ from wagma.scenario import Scenario, load
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
-from wagma import compare as comparing
 from wagma.api import run
 from wagma.commands.compare import _curve, describe
-from wagma.compare import Comparison, ablate, ablation_variants, compare
 from wagma.results import summarize
+from wagma.studies import compare as comparing
+from wagma.studies.compare import Comparison, ablate, ablation_variants, compare
 
 SMALL = {"ranks": 8, "iterations": 40, "training.learning_rate": 0.2}
 PAIR = ["wagma_sgd", "local_sgd"]

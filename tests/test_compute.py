@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from wagma.compute import read_compute
 from wagma.draws import uniform
 from wagma.errors import InputError
-from wagma.imbalance import Times
 from wagma.scenario import as_table, load, read
 from wagma.sections import Section
+from wagma.timing.compute import read_compute
+from wagma.timing.imbalance import Times
 
 LOGNORMAL = {"kind": "scipy", "distribution": "lognorm", "s": 0.5, "scale": 0.3}
 SENTENCES = {"kind": "buckets", "lengths": [10, [20, 40]], "weights": [1, 3], "linear_s": 0.01}

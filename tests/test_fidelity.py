@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import wagma
-from wagma.calibrate import Comparison, mean_beyond
 from wagma.commands.simulate import describe
 from wagma.core.groups import sqrt_group_size
-from wagma.imbalance import Times
-from wagma.observations import read_observations
 from wagma.report.paper import FILE
 from wagma.scenario import Scenario, load, packaged
+from wagma.studies.calibrate import Comparison, mean_beyond
+from wagma.studies.observations import read_observations
+from wagma.timing.imbalance import Times
 
 #: Experiment -> (scales of W's figure, sync period, SGP's neighbours, claimed mean error beyond the reading).
 EXPERIMENTS = {

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from wagma.compute import read_compute
 from wagma.draws import bits, open_interval, uniform
 from wagma.errors import InputError
-from wagma.imbalance import Times, read_imbalance, to_nanoseconds
 from wagma.sections import Section
+from wagma.timing.compute import read_compute
+from wagma.timing.imbalance import Times, read_imbalance, to_nanoseconds
 
 
 def times(ranks: int, seed: int = 1, imbalance: list[dict[str, Any]] | None = None) -> Times:

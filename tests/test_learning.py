@@ -22,10 +22,10 @@ pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
 from wagma import workloads
-from wagma.learning import train
 from wagma.sim import batched, driver
 from wagma.sim.batched import Batched
 from wagma.sim.numerics import Replicas
+from wagma.studies.learning import train
 from wagma.workloads.replica import Replica
 from wagma.workloads.shards import deal
 

@@ -18,11 +18,11 @@ from wagma.report import style
 from wagma.report.figures import load_figures, samples, select
 from wagma.report.heatmap import draw_heatmap
 from wagma.report.paper import Point
+from wagma.report.rows import Cells, write_rows
 from wagma.report.staleness import draw_staleness
 from wagma.report.throughput import draw_speedup, draw_throughput
 from wagma.report.timeline import Activity
 from wagma.report.timeline import rows as rows_of
-from wagma.rows import Cells, write_rows
 from wagma.scenario import load
 from wagma.trace import Trace
 

@@ -12,18 +12,19 @@ from typing import Any
 
 import pytest
 
-from wagma import reference, schema
 from wagma.algorithms import ALGORITHMS
 from wagma.cli import main
-from wagma.compute import COMPONENT_KINDS, COMPUTE_KINDS
 from wagma.errors import InputError
-from wagma.imbalance import IMBALANCE_KINDS
+from wagma.reference import keys as reference
+from wagma.reference import schema
 from wagma.scenario import changed, load, packaged, read
 from wagma.sections import Section
+from wagma.timing.compute import COMPONENT_KINDS, COMPUTE_KINDS
+from wagma.timing.imbalance import IMBALANCE_KINDS
 
 ROOT = Path(__file__).parent.parent
 #: Where scenarios are read: keys are literals there, or taken in a loop.
-READERS = ("scenario", "compute", "imbalance", "network", "noise", "fitting")
+READERS = ("scenario", "timing/compute", "timing/imbalance", "timing/network", "timing/noise", "fitting")
 TAKING = ("take", "string", "choice", "boolean", "integer", "number", "subsection", "subsections")
 
 Place = tuple[str, str]  # section and, if it has kinds, kind
@@ -78,20 +79,22 @@ def test_the_reader_takes_what_the_reference_describes_and_no_more(monkeypatch: 
     read_ones = taken(monkeypatch, [*tables, tables[0] | {"compute": {"kind": "trace", "file": str(times)}}])
     kinds = {(section.name, kind.name): kind for section in reference.sections() for kind in section.kinds}
     for place, keys in read_ones.items():
-        assert place in known or place == ("algorithms", ""), f"{place}: a section that wagma/reference.py does not describe"
+        assert place in known or place == ("algorithms", ""), (
+            f"{place}: a section that wagma/reference/keys.py does not describe"
+        )
         if place[0] in ("algorithms", "calibration.free"):
             continue
         extra = keys - known[place]
         if place in kinds and kinds[place].open is not None:  # whatever keys scipy has for a distribution
             extra -= set(kinds[place].examples[0])
         assert not extra, (
-            f"{place}: the reader takes {sorted(extra)}, which wagma/reference.py does not describe: add them there"
+            f"{place}: the reader takes {sorted(extra)}, which wagma/reference/keys.py does not describe: add them there"
         )
     for place, keys in known.items():
         if place[0] == "calibration.free":
             continue
         missing = keys - read_ones[place]
-        assert not missing, f"{place}: wagma/reference.py describes {sorted(missing)}, which the reader does not take"
+        assert not missing, f"{place}: wagma/reference/keys.py describes {sorted(missing)}, which the reader does not take"
 
 
 def literals() -> Iterator[tuple[str, str]]:
@@ -110,7 +113,7 @@ def test_keys_that_are_read_only_sometimes_are_described_too() -> None:
     found = list(literals())
     assert len(found) > 40
     for module, key in found:
-        assert key in known, f"wagma/{module}.py reads {key!r}, which wagma/reference.py does not describe: add it there"
+        assert key in known, f"wagma/{module}.py reads {key!r}, which wagma/reference/keys.py does not describe: add it there"
 
 
 def test_every_kind_and_algorithm_is_described() -> None:
@@ -122,7 +125,9 @@ def test_every_kind_and_algorithm_is_described() -> None:
         if known.run.__module__.startswith("wagma."):  # other tests register their own
             described_ones = {key.name for s in reference.sections() if s.name == f"algorithms.{algorithm}" for key in s.keys}
             missing = set(known.keys) - described_ones
-            assert not missing, f"{algorithm} has {sorted(missing)}, which wagma/reference.py does not describe: add them there"
+            assert not missing, (
+                f"{algorithm} has {sorted(missing)}, which wagma/reference/keys.py does not describe: add them there"
+            )
 
 
 def test_defaults_are_those_of_the_reader() -> None:

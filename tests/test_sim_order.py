@@ -9,12 +9,12 @@ import pytest
 import simpy
 
 from wagma.core.protocol import Machine, Output
-from wagma.network import Network
 from wagma.scenario import read
 from wagma.sim.driver import simulate
 from wagma.sim.memory import SELDOM, seldom_collecting
 from wagma.sim.network import LogGP
 from wagma.sim.numerics import Nothing
+from wagma.timing.network import Network
 
 
 def network(ranks: int = 2) -> tuple[simpy.Environment, LogGP]:

@@ -17,14 +17,15 @@ import mpi_launch
 import pytest
 
 import wagma
-from wagma import pool, sweeps
 from wagma.algorithms import ALGORITHMS
 from wagma.cli import main
 from wagma.commands.sweep import parse_lists
 from wagma.errors import InputError, MissingDependencyError, WagmaError
-from wagma.journal import Journal
-from wagma.rows import read_rows
+from wagma.report.rows import read_rows
 from wagma.scenario import load
+from wagma.studies import pool
+from wagma.studies import sweep as sweeps
+from wagma.studies.journal import Journal
 
 SCENARIO = "resnet50_imagenet"
 THOUSAND = ",".join(map(str, range(1000)))
@@ -302,7 +303,7 @@ def test_a_crash_of_one_point_leaves_the_others(tmp_path: Path, monkeypatch: pyt
     # A module of this name is found by every Python that wagma starts here, before it runs anything.
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal, sys\n"
-        "if 'wagma.pool' in sys.orig_argv:\n"
+        "if 'wagma.studies.pool' in sys.orig_argv:\n"
         "    import wagma.api\n"
         "    figures = wagma.api.figures\n"
         "    def hurt(scenario, algorithm, *rest, **options):\n"

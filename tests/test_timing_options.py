@@ -9,15 +9,15 @@ import pytest
 from scipy import stats
 
 from wagma.draws import uniform
-from wagma.imbalance import Times
-from wagma.network import Network, contention
-from wagma.noise import MANY, Noise
-from wagma.presets import NETWORKS
 from wagma.results import summarize
 from wagma.scenario import Scenario, load, read
 from wagma.sim import fast
 from wagma.sim.driver import simulate
 from wagma.sim.numerics import Nothing, Symbols
+from wagma.timing.imbalance import Times
+from wagma.timing.network import Network, contention
+from wagma.timing.noise import MANY, Noise
+from wagma.timing.presets import NETWORKS
 from wagma.trace import Trace
 from wagma.validate import validate
 

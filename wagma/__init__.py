@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from wagma.scenario import Scenario
     from wagma.scenario import load as load_scenario
     from wagma.sim.cluster import Cluster
-    from wagma.sweeps import sweep
+    from wagma.studies.sweep import sweep
     from wagma.trace import Trace, load_trace
 
 __version__ = "0.1.0"
@@ -48,7 +48,7 @@ _LAZY = {
     "load_trace": ("wagma.trace", "load_trace"),
     "register": ("wagma.algorithms", "register"),
     "simulate": ("wagma.api", "simulate"),
-    "sweep": ("wagma.sweeps", "sweep"),
+    "sweep": ("wagma.studies.sweep", "sweep"),
 }
 
 __all__ = [

@@ -173,7 +173,7 @@ def run(scenario: Scenario, algorithm: str, digests: bool = False, progress: Pro
     check_settings(scenario, algorithm)
     check_memory(scenario, algorithm, "simpy")
     if scenario.training.workload != "none":
-        from wagma.learning import train
+        from wagma.studies.learning import train
 
         return train(scenario, algorithm, digests, progress).trace
     return driver.simulate(scenario, algorithm, Symbols(scenario.ranks) if digests else Nothing(), progress)

@@ -12,9 +12,9 @@ from dataclasses import fields
 from typing import Any, get_args, get_origin, get_type_hints
 
 from wagma.errors import InputError, MissingDependencyError
+from wagma.report.rows import Row
 from wagma.results import Result
-from wagma.rows import Row
-from wagma.sweeps import Sweep
+from wagma.studies.sweep import Sweep
 from wagma.trace import ExchangeRecord, Execution, Iteration, Trace
 
 #: What of a trace can become a frame.

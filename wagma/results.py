@@ -16,7 +16,7 @@ import numpy.typing as npt
 from wagma.algorithms import Collectives, specification
 from wagma.columns import Columns, Nanoseconds, Totals
 from wagma.core.schedule import Schedule
-from wagma.imbalance import NANOSECONDS
+from wagma.timing.imbalance import NANOSECONDS
 from wagma.trace import Trace
 
 SCHEMA = 1

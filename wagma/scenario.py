@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from wagma.algorithms import ALGORITHMS, specification
-from wagma.compute import COMPUTE_KINDS, Compute, read_compute
 from wagma.core.groups import sqrt_group_size
 from wagma.core.schedule import NEVER, Schedule
 from wagma.core.settings import AlgorithmSettings
 from wagma.errors import InputError
 from wagma.fitting import Fitting, read_fitting
-from wagma.imbalance import IMBALANCE_KINDS, Imbalance, read_imbalance
-from wagma.network import Network, read_network
-from wagma.noise import Noise, read_noise
 from wagma.sections import Section
+from wagma.timing.compute import COMPUTE_KINDS, Compute, read_compute
+from wagma.timing.imbalance import IMBALANCE_KINDS, Imbalance, read_imbalance
+from wagma.timing.network import Network, read_network
+from wagma.timing.noise import Noise, read_noise
 
 #: Below, Dirichlet mixtures have one label each: that is by_label.
 LEAST_CONCENTRATION = 0.01
@@ -111,7 +111,12 @@ class Scenario:
         """What the algorithm itself may read."""
         settings = self.settings_of(algorithm)
         return AlgorithmSettings(
-            settings.out_neighbours, settings.local_steps, settings.global_clock, settings.all_ask, settings.await_averaging, self.seed
+            settings.out_neighbours,
+            settings.local_steps,
+            settings.global_clock,
+            settings.all_ask,
+            settings.await_averaging,
+            self.seed,
         )
 
     def schedule(self, algorithm: str) -> Schedule:

@@ -11,14 +11,13 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import pairwise, zip_longest
 
-from wagma import validate_exchanges as exchanges
-from wagma import validate_gradients as gradients
 from wagma.algorithms import Collectives, specification
+from wagma.checks import exchanges, gradients
+from wagma.checks.evidence import PROMISES, Run, Violation
 from wagma.core.averaging import merge_rule
 from wagma.core.groups import Group
 from wagma.core.protocol import dimensions
 from wagma.core.symbols import reduced
-from wagma.evidence import PROMISES, Run, Violation
 from wagma.trace import ExchangeRecord, Execution, Iteration, Trace
 
 INITIAL = -1  # stamp of the initial model

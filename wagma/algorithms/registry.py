@@ -39,7 +39,9 @@ class Specification:
     keys: tuple[str, ...] = ()
     companion: Callable[[RankView], Algorithm] | None = None
 
-    def schedule(self, world_size: int, group_size: int, sync_period: int, initiators: int = EVERYBODY, seed: int = 0) -> Schedule:
+    def schedule(
+        self, world_size: int, group_size: int, sync_period: int, initiators: int = EVERYBODY, seed: int = 0
+    ) -> Schedule:
         """The schedule of a run with these settings; those that the algorithm does not use are ignored."""
         match self.collectives:
             case Collectives.GROUPED:

@@ -12,13 +12,13 @@ import statistics
 from collections.abc import Sequence
 
 from wagma.api import select_algorithms
-from wagma.benchmark import Cost, Rates, as_json, fast_algorithms, measure_cost, measure_engines
 from wagma.commands.options import add_output_options, check_writable, parse_ranks, prints_table, write_text
 from wagma.errors import InputError
 from wagma.progress import Progress
 from wagma.report.cost import plot_cost
 from wagma.report.style import check_picture
 from wagma.report.tables import seconds, table
+from wagma.studies.benchmark import Cost, Rates, as_json, fast_algorithms, measure_cost, measure_engines
 
 #: (what it is called, algorithms or None for all fast ones, ranks, iterations, most seconds, most GiB); None: it has to complete.
 LIMITS = (

@@ -13,8 +13,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from wagma import pool
-from wagma.calibrate import (
+from wagma.commands.options import STDOUT, add_output_options, check_writable, parse_settings, prints_table
+from wagma.errors import InputError
+from wagma.fitting import Bounds, parse_bounds
+from wagma.progress import Progress
+from wagma.report.paper import FILE
+from wagma.report.tables import number, percent, table
+from wagma.scenario import load, packaged
+from wagma.studies import pool
+from wagma.studies.calibrate import (
     Calibration,
     Comparison,
     LeftOut,
@@ -24,15 +31,8 @@ from wagma.calibrate import (
     mean_beyond,
     mean_error,
 )
-from wagma.commands.options import STDOUT, add_output_options, check_writable, parse_settings, prints_table
-from wagma.errors import InputError
-from wagma.fitting import Bounds, parse_bounds
-from wagma.observations import read_observations
-from wagma.progress import Progress
-from wagma.report.paper import FILE
-from wagma.report.tables import number, percent, table
-from wagma.scenario import load, packaged
-from wagma.tomledit import set_values
+from wagma.studies.observations import read_observations
+from wagma.studies.tomledit import set_values
 
 SCHEMA = 1
 PAPER = "paper"

@@ -26,7 +26,7 @@ from wagma.report.tables import number, percent, seconds, table
 from wagma.scenario import Scenario
 
 if TYPE_CHECKING:
-    from wagma.compare import Comparison, Line
+    from wagma.studies.compare import Comparison, Line
 
 MOST_SEEDS = 1000
 
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace, scenario: Scenario) -> Comparison:
-    from wagma.compare import ablate, compare, cores
+    from wagma.studies.compare import ablate, compare, cores
 
     settings: dict[str, Any] = {
         "seeds": options.seeds,

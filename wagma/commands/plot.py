@@ -16,10 +16,10 @@ from wagma.report import timeline
 from wagma.report.figures import load_figures, select
 from wagma.report.heatmap import draw_heatmap
 from wagma.report.paper import published
+from wagma.report.rows import Cells
 from wagma.report.staleness import draw_staleness
 from wagma.report.style import LEAST_INCHES, MOST_INCHES, WIDTH_INCHES, check_picture
 from wagma.report.throughput import Points, draw_speedup, draw_throughput
-from wagma.rows import Cells
 from wagma.scenario import load, packaged
 from wagma.trace import load_trace
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 
 from wagma.errors import InputError
+from wagma.reference.schema import reference_text, schema_text
 from wagma.report.tables import table
 from wagma.scenario import load, packaged
-from wagma.schema import reference_text, schema_text
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -16,14 +16,14 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any
 
-from wagma import pool
 from wagma.api import ENGINES
 from wagma.commands.options import parse_ranks, toml_value
 from wagma.errors import InputError
 from wagma.progress import Progress
+from wagma.report.rows import Row
 from wagma.report.tables import number, table
-from wagma.rows import Row
-from wagma.sweeps import Point, Sweep, check_output, execute, journal_of, plan, processes
+from wagma.studies import pool
+from wagma.studies.sweep import Point, Sweep, check_output, execute, journal_of, plan, processes
 
 #: How many failed points are named one by one.
 MOST_FAILURES = 20

@@ -9,11 +9,11 @@ from typing import Any
 from wagma.algorithms import specification
 from wagma.core.effects import Value
 from wagma.errors import InputError
-from wagma.imbalance import Times
 from wagma.real.limited import barrier, gather
 from wagma.real.optimizer import DistributedOptimizer, distribute
 from wagma.real.recorder import assemble
 from wagma.scenario import Scenario, require_changing_groups
+from wagma.timing.imbalance import Times
 from wagma.trace import Trace
 from wagma.workloads import consolidated_accuracy, replicas
 from wagma.workloads.replica import Replica

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wagma.errors import InputError
-from wagma.rows import FIGURES, FIXED, Cells, read_rows
+from wagma.report.rows import FIGURES, FIXED, Cells, read_rows
 
 #: Columns that are no settings of a run.
 NOT_SETTINGS = frozenset((*FIXED, *FIGURES, "scenario"))

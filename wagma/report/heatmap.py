@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from wagma.errors import InputError
 from wagma.report.figures import settings_of
+from wagma.report.rows import FIGURES, Cells, column
 from wagma.report.style import LEAST_INCHES, WIDTH_INCHES, in_order, look, picture
 from wagma.report.tables import number
-from wagma.rows import FIGURES, Cells, column
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from wagma.errors import InputError
 from wagma.report.figures import samples, unit_of
 from wagma.report.paper import Point
+from wagma.report.rows import Cells
 from wagma.report.style import WIDTH_INCHES, in_order, legend_below, look, picture, plain_ticks
-from wagma.rows import Cells
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

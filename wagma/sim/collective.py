@@ -11,11 +11,11 @@ import simpy
 from wagma.core.protocol import BUFFERS, NONE, Complete, Forward, Machine, Output, Retracted, Solo, Start
 from wagma.core.schedule import Schedule
 from wagma.errors import WagmaError
-from wagma.network import Network
 from wagma.sim.exchange import Phase, phases
 from wagma.sim.network import NOTHING_NEW, Call, LogGP
 from wagma.sim.numerics import Numerics
 from wagma.sim.progress_threads import Handlers, ProgressThreads
+from wagma.timing.network import Network
 from wagma.trace import Execution
 
 

@@ -34,12 +34,12 @@ from wagma.core.effects import (
 from wagma.core.protocol import NONE
 from wagma.core.schedule import Schedule
 from wagma.errors import WagmaError
-from wagma.imbalance import Times
 from wagma.scenario import Scenario, as_table
 from wagma.sim.collective import Collective, Joined
 from wagma.sim.gossip import Gossip, Received
 from wagma.sim.memory import seldom_collecting
 from wagma.sim.numerics import Numerics
+from wagma.timing.imbalance import Times
 from wagma.trace import Header, Iteration, RankStart, Trace
 
 Progress = Callable[[int, int], None]

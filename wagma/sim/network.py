@@ -8,7 +8,7 @@ from typing import Any
 import simpy
 from simpy.events import EventPriority
 
-from wagma.network import Level, Network
+from wagma.timing.network import Level, Network
 
 #: At equal times a rank's own step (SimPy's NORMAL, 1) precedes what the network brings: arrivals precede starts.
 NETWORK_PRIORITY = EventPriority(2)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from wagma.imbalance import Times as Draws
 from wagma.scenario import Scenario
 from wagma.sim.fast.arrays import LATEST_NS, Times, Unfit
+from wagma.timing.imbalance import Times as Draws
 
 #: Elements of a block of iterations. Larger ones are slower again: from 128 KiB on arrays come fresh from the system each time.
 BLOCK = 1 << 13

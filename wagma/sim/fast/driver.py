@@ -30,7 +30,6 @@ from wagma.core.effects import (
 )
 from wagma.core.groups import ceil_log
 from wagma.core.protocol import NONE
-from wagma.network import Network
 from wagma.scenario import Scenario
 from wagma.sim.fast.applications import Applications
 from wagma.sim.fast.arrays import Times, Unfit
@@ -38,6 +37,7 @@ from wagma.sim.fast.clock import Clock
 from wagma.sim.fast.gossip import Neighbours
 from wagma.sim.fast.ledger import Ledger
 from wagma.sim.fast.versions import Versions
+from wagma.timing.network import Network
 
 Progress = Callable[[int, int], None]
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from wagma.core.groups import ceil_log, is_power_of_two
 from wagma.core.schedule import Schedule
-from wagma.network import Network
 from wagma.sim.exchange import core_phases
 from wagma.sim.fast.arrays import Ints, Times, swapped
+from wagma.timing.network import Network
 
 
 class Interfaces:

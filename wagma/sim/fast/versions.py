@@ -18,12 +18,12 @@ import numpy as np
 from wagma.core.effects import GroupOutcome
 from wagma.core.protocol import NONE
 from wagma.core.schedule import Schedule
-from wagma.network import Network
 from wagma.sim.fast.activation import Activation
 from wagma.sim.fast.applications import Applications
 from wagma.sim.fast.arrays import Flags, Ints, Times, Unfit
 from wagma.sim.fast.exchange import Groups
 from wagma.sim.fast.ledger import Ledger
+from wagma.timing.network import Network
 
 
 class Versions:

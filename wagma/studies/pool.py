@@ -1,7 +1,7 @@
 """Runs the simulations of a sweep: in processes of this machine, in MPI ranks through mpi4py.futures, or in this process.
 
-A worker is a Python of its own (`python -m wagma.pool`) that reads a job per line and answers in lines of JSON: nothing is inherited, so
-threads of the caller do no harm, and a worker that crashes takes only its own run with it. A worker writes
+A worker is a Python of its own (`python -m wagma.studies.pool`) that reads a job per line and answers in lines of JSON: nothing is
+inherited, so threads of the caller do no harm, and a worker that crashes takes only its own run with it. A worker writes
 several times a second, so that it ends soon after a caller that was killed.
 """
 
@@ -38,7 +38,7 @@ Report = Callable[[int, float], None]
 class Job:
     """One run, as plain data. table and source: what `wagma.scenario.read` takes.
 
-    every: with the accuracy along virtual time, a point every so many iterations (`wagma.compare`); 0: without. engine: as
+    every: with the accuracy along virtual time, a point every so many iterations (`wagma.studies.compare`); 0: without. engine: as
     `wagma.api.figures` has it.
     """
 
@@ -121,7 +121,7 @@ def _run(index: int, job: Job, progress: Callable[[int, int], None] | None = Non
     """One simulation; whatever goes wrong becomes a line of text."""
     try:
         if job.every:
-            from wagma.compare import learn
+            from wagma.studies.compare import learn
 
             return Finished(index, learn(read(job.table, job.source), job.algorithm, job.every, progress))
         return Finished(index, asdict(figures(read(job.table, job.source), job.algorithm, job.engine, progress)))
@@ -143,7 +143,7 @@ class _Worker:
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed by close
         # A session of its own: Ctrl-C is for the caller, who ends its workers.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "wagma.pool"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+            [sys.executable, "-m", "wagma.studies.pool"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
             env=os.environ | _SINGLE, start_new_session=True,
         )  # fmt: skip
         assert self._process.stdout is not None

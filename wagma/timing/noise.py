@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wagma.compute import LONGEST_S, Compute, Ranks, Seconds, read_compute
 from wagma.draws import Iterations, uniform
 from wagma.sections import Section
+from wagma.timing.compute import LONGEST_S, Compute, Ranks, Seconds, read_compute
 
 #: Detours that come more often than every microsecond are a slower processor.
 MOST_PER_S = 1e6

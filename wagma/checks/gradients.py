@@ -10,9 +10,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator
 
+from wagma.checks.evidence import Run, Violation
 from wagma.core.protocol import NONE
 from wagma.core.symbols import NULL, added, merged, symbol
-from wagma.evidence import Run, Violation
 from wagma.trace import Execution, Iteration
 
 

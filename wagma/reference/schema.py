@@ -7,12 +7,12 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wagma.reference import Section, sections
-from wagma.reference_kinds import REQUIRED, Key, Kind, Schema
+from wagma.reference.keys import Section, sections
+from wagma.reference.kinds import REQUIRED, Key, Kind, Schema
 
 _HEAD = """# Every key of a scenario
 
-Made from `wagma/reference.py`, by `wagma scenarios reference`; `wagma scenarios schema` prints the same as a JSON schema. What the
+Made from `wagma/reference/keys.py`, by `wagma scenarios reference`; `wagma scenarios schema` prints the same as a JSON schema. What the
 keys mean together is in [scenarios.md](scenarios.md).
 
 An editor with a TOML plug-in that knows schemas (Even Better TOML, Taplo) completes and checks keys if the first line of a scenario names

@@ -123,7 +123,7 @@ def measure_engines(
 def measure_cost(algorithms: Sequence[str], ranks: int, iterations: int) -> Cost:
     """Simulate on the fast engine in a new process. Raises InputError if it would not fit in memory, WagmaError if it fails."""
     arguments = [",".join(algorithms), str(ranks), str(iterations)]
-    command = [sys.executable, "-m", "wagma.benchmark", *arguments]
+    command = [sys.executable, "-m", "wagma.studies.benchmark", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 2:
         raise InputError(done.stderr.strip())

@@ -19,15 +19,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from wagma import pool, workloads
+from wagma import workloads
 from wagma.algorithms import ALGORITHMS, specification
 from wagma.api import check_settings, choose_engine, select_algorithms
 from wagma.errors import InputError
-from wagma.journal import SUFFIX, Journal
+from wagma.report.rows import FIGURES, FIXED, Row, file_format, write_rows
 from wagma.results import Result
-from wagma.rows import FIGURES, FIXED, Row, file_format, write_rows
 from wagma.scenario import Scenario, as_table, changed, load_table, read
 from wagma.sim.capacity import available_bytes, check_memory, needed_bytes
+from wagma.studies import pool
+from wagma.studies.journal import SUFFIX, Journal
 
 #: A table of more rows is a mistake in the options, or asks for a program of one's own.
 MOST_POINTS = 100_000
@@ -324,7 +325,7 @@ def _sha256(what: Any) -> str:
 @cache
 def _program() -> str:
     """Digest of this package's Python files: figures of another wagma are not reused."""
-    here = Path(__file__).parent
+    here = Path(__file__).parent.parent
     digest = hashlib.sha256()
     for path in sorted(here.rglob("*.py")):
         digest.update(str(path.relative_to(here)).encode() + b"\0" + path.read_bytes() + b"\0")

@@ -1,7 +1,7 @@
 """How much longer a rank takes when it straggles: the same delays in the simulator and in a real run.
 
 Injected delays are a scenario's `[[imbalance]]` sections, which add up. They are pure functions of (seed, rank, iteration), as the
-compute times (wagma/compute.py) that they come on top of.
+compute times (wagma/timing/compute.py) that they come on top of.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wagma.compute import LONGEST_S, Compute, Draw, Ranks, Seconds
 from wagma.draws import Iterations, uniform
-from wagma.noise import Noise
 from wagma.sections import Section
+from wagma.timing.compute import LONGEST_S, Compute, Draw, Ranks, Seconds
+from wagma.timing.noise import Noise
 
 NANOSECONDS = 1e9
 

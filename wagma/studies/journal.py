@@ -1,7 +1,7 @@
 """What a sweep has done so far: one line for each finished run, in a file beside the table, so that a killed sweep can go on.
 
-An entry is found by the digest of what was run (`wagma.sweeps`): a changed scenario, setting or program is another digest, and its old
-entries are passed over. A line that a kill has cut short is dropped.
+An entry is found by the digest of what was run (`wagma.studies.sweep`): a changed scenario, setting or program is another digest, and
+its old entries are passed over. A line that a kill has cut short is dropped.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wagma.presets import NETWORKS
 from wagma.sections import Section
+from wagma.timing.presets import NETWORKS
 
 EXCHANGES = ("butterfly", "halving_doubling")
 PLACEMENTS = ("block", "round_robin")

@@ -16,14 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from wagma import pool
 from wagma.algorithms import ALGORITHMS, Collectives, specification
 from wagma.api import check_settings, select_algorithms
 from wagma.core.schedule import NEVER
 from wagma.errors import InputError, WagmaError
-from wagma.learning import Point, Progress, train
 from wagma.results import Result, summarize
 from wagma.scenario import Scenario, as_table, load
+from wagma.studies import pool
+from wagma.studies.learning import Point, Progress, train
 
 SCHEMA = 1
 SEEDS = 3

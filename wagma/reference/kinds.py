@@ -1,4 +1,4 @@
-"""Kinds of compute times and of imbalance, for the reference of scenario keys (`wagma.reference`)."""
+"""Kinds of compute times and of imbalance, for the reference of scenario keys (`wagma.reference.keys`)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wagma.compute import COMPONENT_KINDS, LONGEST_S
-from wagma.imbalance import LONGEST_BURST
 from wagma.sections import LARGEST
+from wagma.timing.compute import COMPONENT_KINDS, LONGEST_S
+from wagma.timing.imbalance import LONGEST_BURST
 
 Schema = dict[str, Any]
 

@@ -11,11 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wagma.algorithms import ALGORITHMS
-from wagma.compute import LONGEST_S
-from wagma.network import EXCHANGES, PLACEMENTS, Network
-from wagma.noise import MOST_PER_S
-from wagma.presets import NETWORKS
-from wagma.reference_kinds import (
+from wagma.reference.kinds import (
     BOOLEAN,
     COMPUTE,
     DELAY,
@@ -36,6 +32,10 @@ from wagma.reference_kinds import (
 )
 from wagma.scenario import DTYPES, GROUPS, LEAST_CONCENTRATION, NUMERICS, SHARDS, UNITS, WORKLOADS, Settings, Training
 from wagma.sections import LARGEST
+from wagma.timing.compute import LONGEST_S
+from wagma.timing.network import EXCHANGES, PLACEMENTS, Network
+from wagma.timing.noise import MOST_PER_S
+from wagma.timing.presets import NETWORKS
 
 
 @dataclass(frozen=True, slots=True)

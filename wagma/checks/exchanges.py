@@ -12,9 +12,9 @@ from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 
+from wagma.checks.evidence import Run, Violation, asked
 from wagma.core.symbols import paired, weighted_sum
-from wagma.evidence import Run, Violation, asked
-from wagma.network import Network
+from wagma.timing.network import Network
 from wagma.trace import ExchangeRecord
 
 _Outcome = tuple[int, int, tuple[Hashable, ...], str]

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wagma import pool
 from wagma.errors import InputError, WagmaError
-from wagma.observations import Observation
 from wagma.scenario import Scenario
+from wagma.studies import pool
+from wagma.studies.observations import Observation
 
 #: How far a good model may be off at a point, relative, beside the reading: a point is not trusted better than this.
 MODEL_ERROR = 0.03

@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from wagma.draws import Iterations, uniform
 from wagma.errors import InputError
-from wagma.measured import read_csv
 from wagma.sections import Section
+from wagma.timing.measured import read_csv
 
 #: What can be in a mixture: distributions. A mixture of mixtures is a mixture, and a trace draws nothing.
 COMPONENT_KINDS = ("constant", "scipy", "samples", "buckets")

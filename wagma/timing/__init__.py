@@ -1,0 +1,1 @@
+"""How long things take, as scenarios say it: compute times, stragglers, noise, networks; for both worlds."""
