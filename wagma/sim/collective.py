@@ -37,6 +37,8 @@ class Meeting:
 class Running:
     """One execution under way at one rank."""
 
+    rank: int
+    version: int
     start: Start
     meeting: Meeting
     phases: tuple[Phase, ...]
@@ -184,9 +186,9 @@ class Collective:
         before = machine.activated
         outputs = event(*arguments)
         if machine.activated > before:
-            version = self.schedule.next(before)
+            now, version = self.env.now, self.schedule.next(before)
             while version <= machine.activated:
-                member.activated_ns[version] = self.env.now
+                member.activated_ns[version] = now
                 version = self.schedule.next(version)
         if not outputs:
             return
@@ -220,7 +222,9 @@ class Collective:
             rank, NONE, version, meeting.group, member.own_activation == version, member.activated_ns.pop(version), self.env.now,
             NONE, start.stamp, self._numerics.digest(contribution), oldest_stamp=start.oldest if self.schedule.accumulate else None,
         )  # fmt: skip
-        member.running = Running(start, meeting, meeting.plans[index], record, received=member.early.pop(version, set()))
+        member.running = Running(
+            rank, version, start, meeting, meeting.plans[index], record, received=member.early.pop(version, set())
+        )
         if member.running.phases:
             self._advance(member, member.running)
         else:  # alone in the group; as an event, so that a long row of such versions does not nest
@@ -244,42 +248,45 @@ class Collective:
 
     # -- one execution ---------------------------------------------------------------------------------------------------
 
-    def _advance(self, member: Member, running: Running) -> None:
+    def _advance(self, member: Member, running: Running) -> object:
         """Go through the phases until one has to wait: for its message, or for the overhead of its own."""
         now = self.env.now
-        for to, to_phase, waits, size, adds in running.phases[running.phase :]:
+        plan, group, received, index = running.phases, running.meeting.group, running.received, running.phase
+        while index < len(plan):
+            to, to_phase, waits, size, adds = plan[index]
             if to is not None and not running.sent:
-                receiver = running.meeting.group[to]
+                receiver = group[to]
                 running.busy_until = self.network.send(
-                    member.machine.rank, receiver, size, self._on_message, running.start.version, to_phase, receiver
+                    running.rank, receiver, size, self._on_message, running.version, to_phase, receiver
                 )
                 running.sent = True
-            if waits and running.phase not in running.received:
-                return
+            if waits and index not in received:
+                return NOTHING_NEW
             if self._reduces and adds and not running.added:
                 running.busy_until = max(running.busy_until, now) + self.network.parameters.adding_ns(adds)
                 running.added = True
             if running.busy_until > now:
                 self.network.call(running.busy_until - now, self._advance, member, running)
-                return
-            running.phase += 1
+                return NOTHING_NEW
+            index += 1
+            running.phase = index
             running.sent = running.added = False
         if running.meeting.whole_ns > now:
             self.network.call(running.meeting.whole_ns - now, self._done, member, running)
-        else:
-            self._done(member, running)
+            return NOTHING_NEW
+        self._done(member, running)
+        return None
 
     def _message(self, version: int, phase: int, rank: int) -> object:
         member = self.members[rank]
         running = member.running
-        if running is None or running.start.version != version:
+        if running is None or running.version != version:
             member.early.setdefault(version, set()).add(phase)
             return NOTHING_NEW
         running.received.add(phase)
         if phase != running.phase:
             return NOTHING_NEW
-        self._advance(member, running)
-        return None
+        return self._advance(member, running)
 
     def _done(self, member: Member, running: Running) -> None:
         start, meeting, record = running.start, running.meeting, running.record
