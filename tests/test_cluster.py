@@ -152,6 +152,44 @@ def test_a_rank_that_is_never_let_in() -> None:
         _ = cluster.result
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_a_rank_whose_event_fails_ends_the_cluster(early: bool) -> None:
+    """Whoever makes it fail takes care of that: nobody else would hear of the rank that waits for it."""
+    env = simpy.Environment()
+    event = env.event()
+
+    def fail() -> Iterator[simpy.Event]:
+        yield env.timeout(0 if early else 1500)
+        event.fail(RuntimeError("power"))
+        event.defused = True
+
+    env.process(fail())
+    if early:
+        env.run()
+    cluster = Cluster(
+        env, scenario(ranks=2, iterations=3), "d_psgd", before_iteration=lambda rank, t: event if (rank, t) == (0, 1) else None
+    )
+    with pytest.raises(WagmaError) as failed:
+        env.run(until=cluster.done)
+    assert str(failed.value) == "rank 0: what before_iteration returned for iteration 1 failed: RuntimeError('power')"
+
+
+def test_a_rank_whose_event_fails_during_a_pause() -> None:
+    env = simpy.Environment()
+    event = env.event()
+    cluster = Cluster(env, scenario(ranks=1, iterations=1), "ideal", before_iteration=lambda *_: event)
+
+    def outage() -> Iterator[simpy.Event]:
+        yield env.timeout(2)
+        cluster.pause()
+        event.fail(RuntimeError("power"))
+        event.defused = True
+
+    env.process(outage())
+    with pytest.raises(WagmaError, match=r"rank 0: .* iteration 0 failed"):
+        env.run(until=cluster.done)
+
+
 def test_held_and_paused() -> None:
     """A gate that opens during a pause lets its rank go on after it."""
     env = simpy.Environment()

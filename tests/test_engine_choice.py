@@ -27,9 +27,11 @@ from wagma.core.effects import (
     RankView,
     Value,
 )
+from wagma.core.graphs import ring
 from wagma.errors import InputError
 from wagma.scenario import read
 from wagma.sim import capacity
+from wagma.sim.fast.applications import Applications
 
 
 @pytest.mark.parametrize("algorithm", NOT_COVERED)
@@ -78,6 +80,20 @@ def test_times_beyond_63_bits_go_to_simpy() -> None:
     with pytest.raises(InputError, match="times may exceed"):
         figures(scenario, "allreduce_sgd", "fast")
     assert figures(scenario, "allreduce_sgd").makespan_ns > 8 * 10**18
+
+
+@pytest.mark.parametrize("per_byte_ns", [2.5e7, 2.5e5])
+def test_many_messages_in_a_row_may_take_times_beyond_63_bits(per_byte_ns: float) -> None:
+    """255 messages of an exchange leave one after the other: four times 255 1e16 ns are too many, of 1e14 ns they are not."""
+    own = {"sgp": {"out_neighbours": 255}}
+    scenario = read(
+        table(256, 4, model={"parameters": 10**8}, network={"gap_per_byte_ns": per_byte_ns}, algorithms=own), "rows"
+    )
+    if per_byte_ns > 1e6:
+        with pytest.raises(InputError, match="times may exceed"):
+            figures(scenario, "sgp", "fast")
+    else:
+        assert figures(scenario, "sgp", "fast").makespan_ns > 3.9 * 255 * 1e14
 
 
 def test_unknown_engines_and_traces_of_the_fast_one_are_refused() -> None:
@@ -138,6 +154,74 @@ def asks_who_it_is(rank: RankView) -> Algorithm:
         yield ComputeGradient(t)
         if rank.rank == 0:
             yield ApplyUpdate(t)
+
+
+def skips_its_last_version(rank: RankView) -> Algorithm:
+    for t in rank.iterations:
+        yield ComputeGradient(t)
+        yield ApplyUpdate(t)
+        if t < 3:
+            outcome = yield GroupAllreduce(t, Value.MODEL)
+            yield Average(t, *merge_rule(outcome.fresh, outcome.group_length))
+
+
+def exchanges_twice(rank: RankView) -> Algorithm:
+    neighbours = ring(rank.schedule.world_size, rank.rank)
+    for t in rank.iterations:
+        yield ComputeGradient(t)
+        for _ in range(2):
+            outcome = yield Exchange(t, Value.MODEL, to=neighbours, sources=neighbours)
+            yield Average(t, 1, 1 + outcome.mass)
+
+
+def names_one_rank(rank: RankView) -> Algorithm:
+    for t in rank.iterations:
+        yield ComputeGradient(t)
+        yield Exchange(t, Value.MODEL, to=(0,), sources=(0,))
+
+
+def yields_nothing(rank: RankView) -> Algorithm:
+    for t in rank.iterations:
+        yield ComputeGradient(t)
+        yield None  # type: ignore[misc]
+
+
+def test_an_iteration_that_is_not_joined_is_not_lost() -> None:
+    """The last one: the fast engine's figures would have one iteration less."""
+    scenario = read(table(4, 4, algorithm={"group_size": 2, "sync_period": "never"}), "last")
+    with registered(Collectives.GROUPED, skips_its_last_version) as name:
+        with pytest.raises(InputError, match="it does not join its last version, that of iteration 3"):
+            figures(scenario, name, "fast")
+        result = figures(scenario, name)
+    assert result.engine == "simpy"
+    assert result.makespan_ns >= 4 * 100
+
+
+@pytest.mark.parametrize("engine", ["auto", "fast", "simpy"])
+def test_a_second_exchange_in_an_iteration_is_refused_by_both(engine: str) -> None:
+    with registered(Collectives.NEIGHBOURS, exchanges_twice) as name, pytest.raises(InputError) as refused:
+        figures(read(table(4), "twice"), name, engine)
+    assert str(refused.value) == "algorithm mine: a second Exchange in iteration 0; allowed: one in an iteration, in order"
+
+
+@pytest.mark.parametrize(
+    ("run", "why"), [(names_one_rank, "no arrays over all ranks"), (yields_nothing, "it yields NoneType in iteration 0")]
+)
+def test_what_an_array_cannot_drive_goes_to_simpy_whatever_it_yields(run: Any, why: str) -> None:
+    with registered(Collectives.NEIGHBOURS, run) as name, pytest.raises(InputError, match=why):
+        figures(read(table(4), "odd"), name, "fast")
+
+
+@pytest.mark.parametrize("error", [TypeError, ValueError, AttributeError])
+def test_a_defect_of_the_engine_is_not_taken_for_one_of_the_algorithm(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise error("a defect")
+
+    monkeypatch.setattr(Applications, "compute", broken)
+    with pytest.raises(error, match="a defect"):
+        figures(read(table(4), "broken"), "wagma_sgd")
 
 
 def test_ones_own_algorithm_runs_on_both() -> None:

@@ -192,6 +192,18 @@ def test_keys_that_a_node_does_not_have_are_the_networks() -> None:
     assert network.node.activation_ns == 7 + 2 * OVERHEAD
 
 
+def test_a_node_has_from_the_network_neither_contention_nor_another_activation_than_it_sets() -> None:
+    """Eight nodes in pods of one, taper 4: the network's gap per byte is 4 times as long between nodes, not within them."""
+    base = {"ranks_per_node": 2, "pod_nodes": 1, "taper": 4, "activation_ns": 5000, "node": {"overhead_ns": 1}}
+    network = scenario(16, network=base).network
+    assert network.node is not None
+    assert (network.gap_per_byte_ns, network.node.gap_per_byte_ns) == (4 * PER_BYTE, PER_BYTE)
+    assert (network.activation_ns, network.node.activation_ns) == (5000, 5000)
+    other = scenario(16, network={**base, "node": {"activation_ns": 7, "gap_per_byte_ns": 1}}).network.node
+    assert other is not None
+    assert (other.activation_ns, other.gap_per_byte_ns) == (7, 1)
+
+
 def test_activations_within_a_node_take_its_own_time() -> None:
     """P=2 in one node, rank 1 late by 1 ms: its activation takes a hop within the node."""
     late = [{"kind": "fixed", "ranks": [1], "delay_s": 1e-3}]
@@ -217,6 +229,25 @@ def test_a_shared_interface_sends_one_message_after_the_other() -> None:
     # Phase 1 is within the nodes: 0 and 1 wait for the models of 2 and 3, which are a message later.
     assert returns(trace) == [second + INSIDE, second + INSIDE, second + 10, second + 10]
     assert first + INSIDE < second
+
+
+def test_a_processor_hands_one_message_over_after_the_other() -> None:
+    """LogGP: the next message leaves no sooner than the overhead of the one before is over, however soon the interface is free."""
+    network = {"latency_ns": 100, "overhead_ns": 1000, "gap_ns": 0, "gap_per_byte_ns": 0}
+    one = scenario(4, network=network)
+    # The first from 1000 to 2000, the second to 3000; there 100 + 1000 later.
+    assert returns(simulate(one, "d_psgd", Nothing())) == [4100] * 4
+    assert fast.simulate(one, "d_psgd", columns=True).return_ns.tolist() == [[4100] * 4]
+    assert not validate(simulate(one, "d_psgd", Symbols(4)))
+
+
+def test_a_shared_interface_takes_messages_of_another_processor_meanwhile() -> None:
+    """P=4 in nodes of 2, all messages alike: of an interface that ranks share its own time counts, not that of any one processor."""
+    network = {
+        "latency_ns": 100, "overhead_ns": 1000, "gap_ns": 10, "gap_per_byte_ns": 0, "ranks_per_node": 2, "shared_interface": True,
+    }  # fmt: skip
+    # Rank 0 to 3 and 1, then 1 to 0 and 2; rank 2 to 1 and 3, then 3 to 2 and 0: at 1000, 1010, 1020, 1030, and 2100 ns on the way.
+    assert returns(run(4, "d_psgd", network=network)) == [1030 + 2100, 1010 + 2100, 1030 + 2100, 1010 + 2100]
 
 
 def test_a_node_that_is_not_full_and_placements() -> None:

@@ -55,6 +55,12 @@ class Specification:
             case Collectives.EVERY | Collectives.NONE | Collectives.NEIGHBOURS | Collectives.PAIRS:
                 return Schedule(world_size, 1, 1, grouped=False)
 
+    def exchanged_twice(self, iteration: int) -> InputError:
+        """What an engine raises if the algorithm exchanges with neighbours again in an iteration: messages have its number alone."""
+        return InputError(
+            f"algorithm {self.name}: a second Exchange in iteration {iteration}; allowed: one in an iteration, in order"
+        )
+
 
 #: In the order in which `--algorithms all` runs them.
 ALGORITHMS: dict[str, Specification] = {}

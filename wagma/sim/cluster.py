@@ -32,7 +32,7 @@ class Cluster:
         algorithm: by name.
         unit_ns: how many nanoseconds one unit of the environment's clock is: 1, or 1_000_000_000 for an environment in seconds.
         before_iteration: called as before_iteration(rank, iteration) when a rank is about to begin an iteration. If it returns an event
-            of `env`, the rank waits for it, which counts as delay.
+            of `env`, the rank waits for it, which counts as delay. If that event fails, `done` does, with a WagmaError.
         after_iteration: called with the record of every finished iteration of every rank (`wagma.trace.Iteration`; its times are
             the cluster's own).
         digests: keep in the trace what every model was made from, for `wagma.validate`.
@@ -67,6 +67,7 @@ class Cluster:
         self._origin: float = env.now  # where the environment's clock stood at the cluster's 0, had there been no pause
         self._paused: float | None = None  # since when
         self._held = 0  # ranks that wait for an event of the environment
+        self._failed: WagmaError | None = None  # what ended it before its time
         self._changed = env.event()
         numerics: Numerics = Symbols(scenario.ranks) if digests else Nothing()
         self._run = Run(scenario, algorithm, numerics, None, self._tell)
@@ -109,6 +110,8 @@ class Cluster:
         own = self._run.env
         try:
             while True:
+                if self._failed is not None:
+                    raise self._failed
                 at = own.peek()
                 if self._paused is not None or (math.isinf(at) and self._held):
                     yield self._changed
@@ -133,15 +136,21 @@ class Cluster:
         """An event of the own environment that follows the one that the caller wants the rank to wait for."""
         assert self._before is not None
         awaited = self._before(rank, iteration)
-        if awaited is None or awaited.callbacks is None:  # nothing to wait for, or over already
+        if awaited is None:
+            return None
+        if awaited.processed:
+            if not awaited.ok:
+                raise _not_let_in(rank, iteration, awaited)
             return None
         own = self._run.env
         opened = own.event()
         self._held += 1
 
         def open_gate(event: simpy.Event) -> None:
-            if not event.ok:
-                return  # whoever made the event fail has the exception
+            if not event.ok:  # whoever made it fail may have defused it, and the rank would wait for ever
+                self._failed = _not_let_in(rank, iteration, event)
+                self._wake()
+                return
             self._held -= 1
             opened._ok, opened._value = True, None
             own.schedule(opened, delay=max(0, self.now_ns - int(own.now)))
@@ -154,3 +163,7 @@ class Cluster:
         self.finished = finished
         if self._after is not None:
             self._after(self._run.iterations[-1])
+
+
+def _not_let_in(rank: int, iteration: int, event: simpy.Event) -> WagmaError:
+    return WagmaError(f"rank {rank}: what before_iteration returned for iteration {iteration} failed: {event.value!r}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import simpy
 
-from wagma.algorithms import Specification, specification
+from wagma.algorithms import Collectives, Specification, specification
 from wagma.core.effects import (
     Allreduce,
     ApplyUpdate,
@@ -60,6 +60,8 @@ class Rank:
         self._gathered: Joined | Received | None = None  # what Average works on
         self._over = False
         self._computed_until = 0  # the end of the compute under way, of which communication may overlap the last part
+        self._updated = False  # whether the model has the gradient of this iteration in it
+        self._exchanged = NONE  # the last iteration in which it exchanged
         #: Effects that take no time, hence need no generator of their own.
         self._instant: dict[type, Callable[[Any], None]] = {
             ApplyUpdate: self._update,
@@ -151,9 +153,10 @@ class Rank:
             self.rank, NONE, iteration, end, end, None, None, computed_ns=computed, delayed_ns=held + delayed
         )  # fmt: skip
         run.numerics.compute_gradient(self.rank, iteration)
-        # What a second activity sends overlaps with all of the compute anyway.
-        early = 0 if run.specification.companion is not None else round(run.scenario.network.overlap * computed)
-        self._computed_until = end
+        # A partner averages with the model as it stands, so that a pair may not begin before the model does stand.
+        pairs = run.specification.companion is not None or run.specification.collectives is Collectives.PAIRS
+        early = 0 if pairs else round(run.scenario.network.overlap * computed)
+        self._computed_until, self._updated = end, False
         self._record.arrival_ns = end - early
         return run.env.timeout(computed + delayed - early)
 
@@ -181,9 +184,14 @@ class Rank:
     def _exchange(self, effect: Exchange) -> Generator[simpy.Event, Any, Received]:
         run, record = self._run, self._record
         assert record is not None
+        if effect.iteration <= self._exchanged:
+            raise run.specification.exchanged_twice(effect.iteration)
+        self._exchanged = effect.iteration
         contribution = run.numerics.publish(self.rank, effect.value)
         record.published_digest = run.numerics.digest(contribution)
-        received: Received = yield run.gossip.exchange(self.rank, effect, contribution, self._computed_until)
+        # A model that has no update yet is the one from before the compute, whole from the start.
+        whole_ns = self._computed_until if self._updated or effect.value is Value.GRADIENT else 0
+        received: Received = yield run.gossip.exchange(self.rank, effect, contribution, whole_ns)
         self._returned()
         return received
 
@@ -193,6 +201,7 @@ class Rank:
             self._record.return_ns = int(self._run.env.now)
 
     def _update(self, effect: ApplyUpdate) -> None:
+        self._updated = True
         self._run.numerics.apply_update(self.rank, effect.iteration)
 
     def _recover(self, effect: Recover) -> None:

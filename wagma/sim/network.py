@@ -39,19 +39,25 @@ class Moment(simpy.Event):
 
 
 class Channel:
-    """One level of the network: what its messages cost, and when its interfaces are free again. interfaces: which one each rank has."""
+    """One level of the network: what its messages cost, and when its interfaces are free again. interfaces: which one each rank has.
+
+    An interface of one rank takes the next message when that rank's processor has handed the last one over. A shared one takes what
+    other processors hand over meanwhile, so that there only its own time counts.
+    """
 
     def __init__(self, level: Level, interfaces: Sequence[int]) -> None:
         self.interfaces = interfaces
         self.free = [0] * (max(interfaces) + 1)
+        self._shared = len(self.free) < len(interfaces)
         self.activation = round(level.activation_ns or 0)
         self.overhead = round(level.overhead_ns)
         self.known: dict[int, tuple[int, int]] = {}
         self._level = level
 
     def durations(self, size: int) -> tuple[int, int]:
-        """(from send to received, time that the sender's interface is taken) of a message of `size` bytes, in ns."""
-        known = self.known[size] = self._level.durations(size)
+        """(from send to received, from send to when the interface is free) of a message of `size` bytes, in ns."""
+        flight, free = self._level.durations(size)
+        known = self.known[size] = flight, self._level.taken_ns(size) if self._shared else free
         return known
 
 
@@ -73,7 +79,7 @@ class LogGP:
         self._moments: dict[int, Moment] = {}
 
     def durations(self, size: int) -> tuple[int, int]:
-        """(from send to received, time that the sender's interface is taken) of a message between nodes of `size` bytes, in ns."""
+        """(from send to received, from send to when the interface is free) of a message between nodes of `size` bytes, in ns."""
         return self._between.durations(size)
 
     def send(self, sender: int, receiver: int, size: int, function: Callable[..., object], *arguments: Any) -> int:

@@ -2,6 +2,8 @@
 
 What arrives at a rank is acted on by a thread that sleeps until then. It needs time to wake up and to get a processor: more while the
 application computes than while it waits. When it acts, it acts on all that is there, in the order in which it came.
+
+How long it needs is settled when something arrives. That the application begins to wait meanwhile wakes nobody; the next arrival does.
 """
 
 from __future__ import annotations

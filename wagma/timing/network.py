@@ -24,7 +24,8 @@ class Level:
     """LogGP parameters of messages between nodes, or of those within a node.
 
     A message of n bytes takes overhead + latency + (n - 1) gap_per_byte + overhead; the sender's interface is taken for
-    gap + (n - 1) gap_per_byte. An activation takes activation_ns a hop (default latency + 2 overhead) and occupies nothing.
+    gap + (n - 1) gap_per_byte, its processor for the first overhead. An activation takes activation_ns a hop (default latency + 2
+    overhead) and occupies nothing.
     """
 
     latency_ns: float = 0.0
@@ -34,9 +35,13 @@ class Level:
     activation_ns: float | None = None
 
     def durations(self, size: int) -> tuple[int, int]:
-        """(from send to received, time that the sender's interface is taken) of a message of `size` bytes, in ns, rounded once."""
+        """(from send to received, from send to the sender's next one) of a message of `size` bytes, in ns, rounded once."""
         stream = (size - 1) * self.gap_per_byte_ns
-        return round(2 * self.overhead_ns + self.latency_ns + stream), round(self.gap_ns + stream)
+        return round(2 * self.overhead_ns + self.latency_ns + stream), max(self.taken_ns(size), round(self.overhead_ns))
+
+    def taken_ns(self, size: int) -> int:
+        """Time that the sender's interface is taken by a message of `size` bytes, in ns, rounded once."""
+        return round(self.gap_ns + (size - 1) * self.gap_per_byte_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,7 @@ def read_network(section: Section, ranks: int) -> Network:
         section.fail("preset", preset, f"must be one of {', '.join(NETWORKS)}")
     given: Mapping[str, Any] = NETWORKS[preset] if preset is not None else {}
     base = Network()
+    activation = "activation_ns" in section.names() or "activation_ns" in given
     loggp = _loggp(section, given)
     group = section.choice("group_allreduce", EXCHANGES, base.group_allreduce)
     everyone = section.choice("allreduce", EXCHANGES, base.allreduce)
@@ -120,10 +126,12 @@ def read_network(section: Section, ranks: int) -> Network:
     per_node = section.integer("ranks_per_node", 1, default=given.get("ranks_per_node", base.ranks_per_node))
     placement = section.choice("placement", PLACEMENTS, base.placement)
     shared = section.boolean("shared_interface", given.get("shared_interface", base.shared_interface))
+    # What a node leaves out it has from the network, but for contention, which is none of its business.
+    inherited = {key: loggp[key] for key in (*_LOGGP, *(["activation_ns"] if activation else []))}
     loggp["gap_per_byte_ns"] *= _contention(section, nodes(ranks, per_node))
     levels = "node" in section.names() or "node" in given
     inside = section.subsection("node")
-    within = Level(**_loggp(inside, {**{key: loggp[key] for key in _LOGGP}, **given.get("node", {})}))
+    within = Level(**_loggp(inside, {**inherited, **given.get("node", {})}))
     inside.finish()
     section.finish()
     return Network(
@@ -135,7 +143,8 @@ def read_network(section: Section, ranks: int) -> Network:
 
 def _loggp(section: Section, given: Mapping[str, Any]) -> dict[str, float]:
     values = {key: section.number(key, default=given.get(key, 0.0)) for key in _LOGGP}
-    values["activation_ns"] = section.number("activation_ns", default=values["latency_ns"] + 2 * values["overhead_ns"])
+    derived = values["latency_ns"] + 2 * values["overhead_ns"]
+    values["activation_ns"] = section.number("activation_ns", default=given.get("activation_ns", derived))
     return values
 
 

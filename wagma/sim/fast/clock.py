@@ -18,7 +18,7 @@ class Clock:
     """Compute times of a run.
 
     delayed: whether injected delays come on top. strictly: whether every iteration must take time; join_ns: the longest that an iteration's
-    communication can add to the latest time of all.
+    collective can add to the latest time of all.
     """
 
     def __init__(
@@ -59,6 +59,10 @@ class Clock:
             shortest = int((self._block - self._early_block).min())
         if self._strictly and shortest <= 0:
             raise Unfit("a rank computes for less than a nanosecond, so that it arrives at the time at which it returned")
-        self._latest += sum(self._block.max(axis=1).tolist()) + self._join_ns * count
+        self.lengthen(sum(self._block.max(axis=1).tolist()) + self._join_ns * count)
+
+    def lengthen(self, by_ns: int) -> None:
+        """Something is about to happen that takes so long at most. Raises Unfit if times could leave their 63 bits."""
+        self._latest += by_ns
         if self._latest > LATEST_NS:
             raise Unfit(f"times may exceed {LATEST_NS} ns")

@@ -27,6 +27,7 @@ from wagma.core.effects import (
     GroupAllreduce,
     Recover,
     Scale,
+    Value,
 )
 from wagma.core.groups import ceil_log
 from wagma.core.protocol import NONE
@@ -48,6 +49,8 @@ MODELLED = {
 }  # fmt: skip
 #: What ranks do with models: it takes no time, and there are no contents.
 TIMELESS = (ApplyUpdate, Average, Recover, Scale)
+#: What they do with each other.
+JOINT = (Allreduce, GroupAllreduce, Exchange, Barrier)
 
 
 def unfit(scenario: Scenario, algorithm: str) -> str | None:
@@ -97,19 +100,24 @@ class Run:
         self._clock = Clock(scenario, self._chosen.delayed, communicates, self._versions.longest_ns(), self.ledger.computed)
         self._iteration = NONE  # the one that is being driven
         self._joined = False
+        self._updated = False  # whether the models have the gradients of this iteration in them
+        self._exchanged = NONE  # the last iteration with an exchange
         self._open: Times | None = None  # arrivals of an iteration whose end is not recorded yet
 
     def execute(self) -> None:
-        """Run to the end. Raises Unfit."""
-        try:
-            algorithm = self._chosen.run(self.world)
-            outcome: Any = None
-            while True:
-                outcome = self._perform(algorithm.send(outcome))
-        except StopIteration:
-            pass
-        except (TypeError, ValueError, AttributeError) as error:
-            raise Unfit(f"it cannot be driven with an array of ranks: {error}") from error
+        """Run to the end. Raises Unfit, and InputError for an algorithm that no engine runs."""
+        algorithm = self._chosen.run(self.world)
+        outcome: Any = None
+        while True:
+            try:
+                effect = algorithm.send(outcome)
+            except StopIteration:
+                break
+            except (TypeError, ValueError, AttributeError) as error:
+                raise Unfit(f"it cannot be driven with an array of ranks: {error}") from error
+            outcome = self._perform(effect)
+        if self._grouped and not self._joined:
+            raise Unfit(f"it does not join its last version, that of iteration {self._iteration}")
         self._close_iteration()
         if self._iteration + 1 != self._scenario.iterations:
             raise Unfit(f"it ends after {self._iteration + 1} of {self._scenario.iterations} iterations")
@@ -118,10 +126,11 @@ class Run:
     def _perform(self, effect: Effect) -> Any:
         """Make the effect happen at all ranks; its outcome."""
         if isinstance(effect, TIMELESS):
+            self._updated |= isinstance(effect, ApplyUpdate)
             return None
         if isinstance(effect, ComputeGradient):
             return self._compute(effect.iteration)
-        if effect.iteration != self._iteration or self._joined:
+        if not isinstance(effect, JOINT) or effect.iteration != self._iteration or self._joined:
             self._refuse(effect)
         match effect:
             case Allreduce() | GroupAllreduce():
@@ -131,19 +140,29 @@ class Run:
                 self._open = None
                 return outcome if isinstance(effect, GroupAllreduce) else None
             case Exchange() if not self._grouped:
-                applications = self._applications
-                applications.arrival = self._neighbours.exchange(applications.arrival, applications.whole, effect)
-                self.ledger.exchanged(len(effect.sources) * self._scenario.ranks)
-                return ExchangeOutcome(self._neighbours.mass(effect))
+                return self._exchange(effect)
             case Barrier() if not self._grouped:
+                self._clock.lengthen(self._barrier_ns)
                 return self._applications.wait_for_all(self._barrier_ns)
         return self._refuse(effect)
+
+    def _exchange(self, effect: Exchange) -> ExchangeOutcome:
+        if self._exchanged == self._iteration:
+            raise self._chosen.exchanged_twice(self._iteration)
+        self._exchanged = self._iteration
+        self._clock.lengthen(self._neighbours.longest_ns(effect))
+        applications = self._applications
+        # A model that has no update yet is the one from before the compute, whole from the start.
+        whole = applications.whole if self._updated or effect.value is Value.GRADIENT else applications.arrival
+        applications.arrival = self._neighbours.exchange(applications.arrival, whole, effect)
+        self.ledger.exchanged(len(effect.sources) * self._scenario.ranks)
+        return ExchangeOutcome(self._neighbours.mass(effect))
 
     def _compute(self, iteration: int) -> None:
         self._close_iteration()
         if iteration != self._iteration + 1 or (self._grouped and iteration and not self._joined):
             self._refuse(ComputeGradient(iteration))
-        self._iteration, self._joined = iteration, False
+        self._iteration, self._joined, self._updated = iteration, False, False
         self._applications.compute(iteration, *self._clock.durations(iteration))
         if not self._grouped:
             self._open = self._applications.arrival

@@ -27,7 +27,7 @@ class Interfaces:
         self._durations: dict[int, tuple[int, int]] = {}
 
     def durations(self, size: int) -> tuple[int, int]:
-        """(from send to received, time that the sender's interface is taken) of a message of `size` bytes, in ns."""
+        """(from send to received, from send to the sender's next one) of a message of `size` bytes, in ns."""
         known = self._durations.get(size)
         if known is None:
             known = self._durations[size] = self._network.durations(size)

@@ -20,6 +20,10 @@ class Graph:
     def __init__(self, to: tuple[Ints, ...], sources: tuple[Ints, ...], ranks: int) -> None:
         self.to, self.sources = to, sources
         everyone = np.arange(ranks)
+        each: Any  # whatever an algorithm made
+        for each in (*to, *sources):
+            if not isinstance(each, np.ndarray) or each.shape != (ranks,) or ((each < 0) | (each >= ranks)).any():
+                raise Unfit("the neighbours of an exchange are no arrays over all ranks")
         self.slots: list[int | Ints] = []
         taken = np.zeros((len(to), ranks), np.int64)
         for source in sources:
@@ -72,6 +76,12 @@ class Neighbours:
         done += len(effect.sources) * net.adding_ns(self._size)
         return done
 
+    def longest_ns(self, effect: Exchange) -> int:
+        """How much later than the latest time of all an exchange can end, and the interfaces be free."""
+        flight, taken = self._interfaces.durations(self._size)
+        own, adding = self._interfaces.overhead, self._interfaces.adding_ns(self._size)
+        return flight + own + len(effect.to) * taken + len(effect.sources) * adding
+
     def mass(self, effect: Exchange) -> Any:
         """The sum of the masses that each rank receives, in the order of its sources."""
         if not isinstance(effect.mass, np.ndarray):
@@ -84,7 +94,7 @@ class Neighbours:
             return last
         if len(effect.to) != len(effect.sources):
             raise Unfit("not every message of an exchange has one receiver that waits for it")
-        key = tuple(int(each[0]) for each in (*effect.to, *effect.sources))
+        key = tuple(int(np.ravel(each)[0]) for each in (*effect.to, *effect.sources))
         graph = self._graphs.get(key)
         if graph is None or not graph.is_of(effect):
             if len(self._graphs) >= REMEMBERED:
