@@ -23,7 +23,7 @@ ALLOWED = {
     "wagma.scenario": {"wagma.core", "wagma.algorithms", "wagma.errors", "wagma.fitting", "wagma.sections", "wagma.timing"},
     "wagma.reference": {"wagma.algorithms", "wagma.reference", "wagma.scenario", "wagma.sections", "wagma.timing"},
     "wagma.trace": {"wagma.core", "wagma.scenario", "wagma.errors"},
-    "wagma.columns": {"wagma.core", "wagma.trace", "wagma.scenario"},
+    "wagma.columns": {"wagma.core", "wagma.errors", "wagma.trace", "wagma.scenario"},
     "wagma.results": {
         "wagma.core", "wagma.trace", "wagma.columns", "wagma.scenario", "wagma.algorithms", "wagma.timing.imbalance",
     },

@@ -84,6 +84,8 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["simulate", SCENARIO, "--set", "algorithms.wagma_sgd.initiators=1"], "initiators = 1: unknown key"),
         (["simulate", SCENARIO, "--set", "algorithm.initiators=1"], "initiators = 1: unknown key"),
         (["simulate", SCENARIO, "--engine", "warp"], "'warp'"),
+        (["simulate", SCENARIO, "--ranks", "2", "--set", "compute.seconds=1e9"], "beyond 2^63 ns, 292 years"),
+        (["simulate", SCENARIO, "--ranks", "2", "--algorithms", "ideal", "--set", "compute.seconds=1e9"], "beyond 2^63 ns"),
         (["simulate", SCENARIO, "--trace", "."], "'.'"),
         (["simulate", SCENARIO, "--trace", "no/such/folder/t"], "no/such/folder"),
         (["simulate", SCENARIO, "--json", "."], "'.'"),

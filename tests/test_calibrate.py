@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from wagma.cli import main
 from wagma.errors import InputError
 from wagma.fitting import parse_bounds
 from wagma.scenario import Scenario, load
+from wagma.studies import pool
 from wagma.studies.calibrate import Calibration, calibrate, in_processes, mean_beyond, mean_error
 from wagma.studies.observations import Observation, read_observations
 from wagma.studies.tomledit import set_values
@@ -237,10 +239,12 @@ def test_a_file_that_cannot_be_read_is_refused(small: Path, tmp_path: Path) -> N
         (["--free", "network.magic=[0,1]"], "the scenario has no such key"),
         (["--free", "work.unit=[0,1]"], "the scenario has 'images' there; must be a number"),
         (["--leave-out", "sgp"], "--leave-out sgp: "),
-        (["--leave-out", "ideal,wagma_sgd"], "2 free parameters and 1 points: must be at least as many points"),
+        (["--leave-out", "ideal,wagma_sgd"], "2 free parameters and 1 point: must be at least as many points"),
         (["--write", "/nowhere/x.toml"], "--write /nowhere/x.toml: must be a file in a folder that exists"),
         (["--write", "x.csv"], "--write x.csv: a scenario is a .toml file"),
         (["--iterations", "0"], "must be a whole number, at least 1"),
+        (["--free", "work.per_rank=[1,200]", "--free", "work.per_rank=[2,200]"], "work.per_rank is there twice"),
+        (["--free", "work.per_rank=[1,200]", "--iterations", "100000000000"], "GiB of memory"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused_in_one_line(
@@ -295,3 +299,29 @@ def test_values_are_set_in_the_text_of_a_file() -> None:
         set_values("a = 1\n", {"t.x": 1.0}, "file")
     with pytest.raises(InputError, match="cannot be set"):
         set_values("[t]\nx = [1,\n2]\n", {"t.x": 3.0}, "file")
+
+
+def test_a_csv_that_is_edited_during_the_fit_is_read_once(small: Path, tmp_path: Path) -> None:
+    """All simulations of a fit have the times that the file had when it began."""
+    times = tmp_path / "times.csv"
+    times.write_text("rank,iteration,seconds\n0,0,0.5\n")
+    scenario = load(small, {"compute": {"kind": "trace", "file": str(times)}, "imbalance": [], "iterations": 4})
+    seen = set()
+
+    def editing(jobs: Sequence[pool.Job], report: pool.Report) -> Iterator[pool.Finished]:
+        times.write_text("rank,iteration,seconds\n0,0,50.0\n")
+        for finished in pool.run_here(jobs, report):
+            assert finished.figures is not None
+            seen.add(round(finished.figures["iteration_mean_s"], 6))
+            yield finished
+
+    observed = [Observation(2, "ideal", 100.0), Observation(4, "ideal", 200.0)]
+    calibrate(scenario, observed, {"work.per_rank": (1.0, 500.0)}, scales=False, runner=editing)
+    assert seen == {0.5}
+
+
+def test_the_file_that_comes_along_is_called_paper(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["calibrate", str(small), "--against", "paper"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "wagma: error: paper: no row whose workload is 'small', the name of the scenario; it has "
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -228,7 +229,9 @@ def test_a_run_with_a_mistake_is_one_line(text: str | bytes, complaint: str, tmp
 
 def test_a_run_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     path = scenario_file(tmp_path)
-    for name, reason in (("nowhere.csv", "No such file or directory"), (".", "Is a directory")):
+    os.mkfifo(tmp_path / "pipe.csv")
+    pipe = "neither a pipe nor a device can be read again for each run"
+    for name, reason in (("pipe.csv", pipe), ("nowhere.csv", "No such file or directory"), (".", "Is a directory")):
         with pytest.raises(InputError, match=re.escape(reason)) as caught:
             load(path, {"compute.file": name})
         assert str(caught.value) == f"{tmp_path / name}: cannot be read: {reason}"
@@ -243,6 +246,15 @@ def mixture(**component: Any) -> dict[str, Any]:
     [
         ({"kind": "scipy", "distribution": "norm", "scale": 1.0}, "can be negative"),
         ({"kind": "scipy", "distribution": "pareto", "b": 0.5, "scale": 1.0}, "no finite mean"),
+        ({"kind": "scipy", "distribution": "pareto", "b": 1}, "no finite mean"),
+        ({"kind": "scipy", "distribution": "cauchy"}, "no finite mean"),
+        ({"kind": "scipy", "distribution": "levy"}, "no finite mean"),
+        # scipy has -9.7 and 2.4 for the means of these two, by analytic continuation.
+        ({"kind": "scipy", "distribution": "invweibull", "c": 0.9}, "no finite mean"),
+        ({"kind": "scipy", "distribution": "invweibull", "c": 0.4}, "no finite mean"),
+        ({"kind": "scipy", "distribution": "lognorm", "s": 30}, "no finite mean"),
+        ({"kind": "scipy", "distribution": "weibull_min", "c": 0.01}, "has a mean of 9.33262e+157 s; must be at most 1e+09 s"),
+        ({"kind": "scipy", "distribution": "expon", "scale": 1e12}, "has a mean of 1e+12 s"),
         ({"kind": "scipy", "distribution": "nope"}, "continuous distribution in scipy.stats"),
         ({"kind": "scipy", "distribution": "lognorm"}, "compute.s: missing"),
         ({"kind": "samples", "seconds": []}, "non-empty array"),
@@ -286,8 +298,38 @@ def mixture(**component: Any) -> dict[str, Any]:
         ({"kind": "trace", "seconds": [[1]], "shared": True}, "compute.shared = true: unknown key"),
     ],
 )  # fmt: skip
+@pytest.mark.filterwarnings("error")
 def test_bad_compute_is_one_line(compute: dict[str, Any], complaint: str) -> None:
     with pytest.raises(InputError, match=re.escape(complaint)) as caught:
         read_compute(Section("file.toml", "compute", compute))
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("file.toml: compute")
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        {"distribution": "pareto", "b": 1.5},
+        {"distribution": "lognorm", "s": 5.0, "scale": 1e-3},
+        {"distribution": "rel_breitwigner", "rho": 36.5},
+        {"distribution": "invweibull", "c": 1.2},
+        {"distribution": "geninvgauss", "p": 2.3, "b": 1.5},
+    ],
+    ids=lambda compute: compute["distribution"],
+)
+def test_heavy_tails_with_a_mean_are_drawn_from(compute: dict[str, Any]) -> None:
+    drawn = read_compute(Section("test", "compute", {"kind": "scipy", **compute})).draw(1, "compute", np.arange(1000), 0)
+    assert (drawn > 0).all()
+    assert np.unique(drawn).size == 1000
+
+
+def test_a_draw_that_nobody_can_wait_for_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean is finite, and once in 10^9 draws a rank would compute for longer than can be counted."""
+    compute = read_compute(Section("f.toml", "compute", {"kind": "scipy", "distribution": "pareto", "b": 1.01}))
+    ranks = np.arange(3)
+    assert (compute.draw(1, "compute", ranks, 0) < 1e9).all()
+    monkeypatch.setattr("wagma.timing.compute.uniform", lambda *_: np.array([0.5, 1 - 2.0**-53, 0.5]))
+    with pytest.raises(
+        InputError, match=r"^f\.toml: compute: pareto .*a rank would compute for .*e\+15 s; must be at most 1e\+09 s"
+    ):
+        compute.draw(1, "compute", ranks, 0)

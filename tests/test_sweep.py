@@ -11,21 +11,25 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import mpi_launch
 import pytest
 
 import wagma
-from wagma.algorithms import ALGORITHMS
+from wagma.algorithms import ALGORITHMS, Collectives
+from wagma.algorithms.registry import Specification
 from wagma.cli import main
 from wagma.commands.sweep import parse_lists
+from wagma.core.effects import ComputeGradient, Value
 from wagma.errors import InputError, MissingDependencyError, WagmaError
 from wagma.report.rows import read_rows
 from wagma.scenario import load
 from wagma.studies import pool
 from wagma.studies import sweep as sweeps
 from wagma.studies.journal import Journal
+from wagma.studies.sweep import _version
 
 SCENARIO = "resnet50_imagenet"
 THOUSAND = ",".join(map(str, range(1000)))
@@ -203,6 +207,128 @@ def test_a_changed_csv_of_compute_times_reuses_nothing(tmp_path: Path) -> None:
         done = sweeps.sweep(scenario, {"algorithm.group_size": [1]}, "wagma_sgd", out=out, in_process=True)
         assert done.reused == 0
         assert done.rows[0].result.iteration_mean_s == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("jobs", [None, 2])
+def test_a_csv_that_is_edited_while_the_sweep_runs(jobs: int | None, tmp_path: Path) -> None:
+    """What runs is what was planned, and so what the journal knows it by."""
+    times, scenario, out = tmp_path / "times.csv", tmp_path / "s.toml", tmp_path / "t.csv"
+    scenario.write_text(
+        'name = "mine"\nranks = 2\niterations = 4\nmodel = {parameters = 10}\nwork = {per_rank = 1, unit = "steps"}\n'
+        'compute = {kind = "trace", file = "times.csv"}\n'
+    )
+    times.write_text("rank,iteration,seconds\n0,0,0.5\n")
+    points = sweeps.plan(scenario, {"seed": [1, 2]}, ["ideal"])
+    times.write_text("rank,iteration,seconds\n0,0,0.7\n")
+    done = sweeps.execute(points, out, pool.run_here if jobs is None else sweeps.processes(points, jobs))
+    assert [row.result.iteration_mean_s for row in done.rows] == [pytest.approx(0.5)] * 2
+    changed = sweeps.sweep(scenario, {"seed": [1, 2]}, ["ideal"], out=out, in_process=True)
+    assert changed.reused == 0
+    assert [row.result.iteration_mean_s for row in changed.rows] == [pytest.approx(0.7)] * 2
+
+
+def test_a_csv_is_worked_out_once_for_all_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long one takes a second, and a sweep has a thousand points."""
+    times = tmp_path / "times.csv"
+    times.write_text("rank,iteration,seconds\n0,0,0.25\n0,1,0.5\n")
+    scenario = load(SCENARIO, {"ranks": 2, "iterations": 4, "imbalance": []})
+    settings = {"compute": [{"kind": "trace", "file": str(times)}], "seed": [1, 2, 3]}
+    points = sweeps.plan(scenario, settings, ["ideal", "sgp"])
+    [one] = {id(point.scenario.compute.measured) for point in points}
+    measured = points[0].scenario.compute.measured
+    assert measured is not None
+    assert id(measured) == one
+    with pytest.raises(ValueError, match="read-only"):
+        measured[0, 0] = 1
+    ran = counted(monkeypatch)
+    assert len(sweeps.execute(points, None, pool.run_here).rows) == 6
+    assert len({id(job.table["compute"]) for job in ran}) == 1
+    assert ran[0].table["compute"] == {"kind": "trace", "seconds": [[0.25, 0.5]]}
+    assert len({point.digest for point in points}) == 6
+
+
+OWN = """
+from wagma.core.effects import ApplyUpdate, Average, ComputeGradient, Exchange, Value
+from wagma.core.graphs import ring
+
+def neighbours(rank):
+    return ring(rank.schedule.world_size, rank.rank)
+
+def mine(rank):
+    for t in rank.iterations:
+        yield ComputeGradient(t)
+        outcome = yield Exchange(t, Value.MODEL, neighbours(rank), neighbours(rank))
+        yield Average(t, 1, 1 + outcome.mass)
+        yield ApplyUpdate(t)
+"""
+
+
+def digest_of(folder: Path, text: str, **changes: Any) -> str:
+    """Of an algorithm whose module has this text, beside a fixed delay; it runs, too."""
+    (folder / "own.py").write_text(text)
+    module = ModuleType("own")
+    module.__file__ = str(folder / "own.py")
+    exec(compile(text, module.__file__, "exec"), module.__dict__)  # noqa: S102  the text above
+    sys.modules["own"] = module
+    known = Specification("mine", module.mine, **{"collectives": Collectives.NEIGHBOURS, **changes})
+    ALGORITHMS["mine"] = known
+    try:
+        scenario = load(SCENARIO, {"ranks": 4, "iterations": 3})
+        [point] = sweeps.plan(scenario, {}, ["mine"])
+        assert sweeps.execute([point], None, pool.run_here).rows
+        return point.digest
+    finally:
+        del ALGORITHMS["mine"], sys.modules["own"]
+
+
+def test_the_whole_of_an_own_algorithm_counts(tmp_path: Path) -> None:
+    """Its helpers and what it is registered with, not only the generator's own lines."""
+    variants: list[tuple[str, dict[str, Any]]] = [
+        (OWN, {}),
+        (OWN.replace("return ring(rank.schedule.world_size, rank.rank)", "return ()"), {}),
+        (OWN, {"delayed": False}),
+        (OWN, {"value": Value.GRADIENT}),
+        (OWN, {"keys": ("out_neighbours",)}),
+        (OWN, {"collectives": Collectives.NONE}),
+    ]
+    digests = [digest_of(tmp_path, text, **changes) for text, changes in variants]
+    assert len(set(digests)) == len(variants)
+    assert digest_of(tmp_path, OWN) == digests[0]
+    assert len(sweeps._source("ad_psgd")) == 2  # the second is its companion
+
+
+def test_what_an_own_algorithm_was_made_with_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One text, two closures."""
+
+    def maker(count: int) -> Any:
+        def run(rank: Any) -> Iterator[Any]:
+            for t in rank.iterations[:count]:
+                yield ComputeGradient(t)
+
+        return run
+
+    sources = []
+    for count in (1, 2, 1):
+        monkeypatch.setitem(ALGORITHMS, "mine", Specification("mine", maker(count), Collectives.NONE, companion=maker(3)))
+        sources.append(sweeps._source("mine"))
+    assert sources[0] != sources[1]
+    assert sources[0] == sources[2]
+
+
+@pytest.mark.parametrize("library", ["numpy", "scipy", "simpy", "torch"])
+def test_other_libraries_reuse_nothing(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch counts only where ranks train."""
+
+    def digests() -> list[str]:
+        return [
+            sweeps.plan(load(name, {"ranks": 4, "iterations": 6}), {}, ["ideal"])[0].digest for name in (SCENARIO, "digits")
+        ]
+
+    monkeypatch.setattr("wagma.workloads.find_spec", lambda _: True)
+    before = digests()
+    monkeypatch.setattr(sweeps, "_version", lambda name: "another" if name == library else _version(name))
+    timing, training = [new != old for new, old in zip(digests(), before, strict=True)]
+    assert (timing, training) == (library != "torch", True)
 
 
 def test_another_program_reuses_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

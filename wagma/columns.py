@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from wagma.core.protocol import NONE
 from wagma.core.schedule import Schedule
+from wagma.errors import InputError
 from wagma.scenario import Scenario
 from wagma.trace import Trace
 
@@ -159,7 +160,12 @@ class _Table:
     def column(self, read: Callable[[Any], int], nothing: int = NONE) -> Nanoseconds:
         """One field of all records, `nothing` where there is no record."""
         table = np.full(self._shape, nothing, np.int64)
-        table[self._place] = np.fromiter(map(read, self._records), np.int64, len(self._records))
+        try:
+            table[self._place] = np.fromiter(map(read, self._records), np.int64, len(self._records))
+        except OverflowError as error:
+            raise InputError(
+                "the run goes beyond 2^63 ns, 292 years: figures need shorter times, or fewer iterations"
+            ) from error
         return table
 
 

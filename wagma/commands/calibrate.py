@@ -74,7 +74,9 @@ def run(options: argparse.Namespace) -> int:
     if options.write is not None:
         _check_write(options.write, settings)
     scenario = load(options.scenario, settings)
-    observations = read_observations(FILE if options.against == PAPER else options.against, scenario)
+    observations = (
+        read_observations(FILE, scenario, PAPER) if options.against == PAPER else read_observations(options.against, scenario)
+    )
     free = parse_free(options.free, dict(scenario.calibration.free))
     leave_out = None if options.leave_out is None else [name for name in options.leave_out.split(",") if name]
     for name in leave_out or []:
@@ -109,6 +111,8 @@ def parse_free(settings: list[str], known: dict[str, Bounds]) -> dict[str, Bound
     for setting in settings:
         if "=" in setting:
             for key, value in parse_settings([setting], "--free").items():
+                if key in free:
+                    raise InputError(f"--free {setting}: {key} is there twice")
                 free[key] = parse_bounds(value, f"--free {key}")
             continue
         for key in (part.strip() for part in setting.split(",")):

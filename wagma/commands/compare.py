@@ -53,10 +53,12 @@ def run(options: argparse.Namespace) -> int:
     check_writable(json=options.json)
     if options.plot is not None:
         check_picture(options.plot)
-    if options.ablations and (options.algorithms or options.plot):
+    if options.ablations and (options.algorithms is not None or options.plot):
         raise InputError(
-            f"--ablations: gives a table of wagma_sgd; not together with --{'algorithms' if options.algorithms else 'plot'}"
+            f"--ablations: gives a table of wagma_sgd; not together with --{'plot' if options.algorithms is None else 'algorithms'}"
         )
+    if options.jobs is not None and options.jobs < 1:
+        raise InputError(f"--jobs {options.jobs}: must be at least 1")
     scenario = load_scenarios(options, None if options.ranks is None else [options.ranks])[0]
     comparison = _compare(options, scenario)
     if options.plot is not None:
@@ -80,7 +82,7 @@ def _compare(options: argparse.Namespace, scenario: Scenario) -> Comparison:
     with Progress(f"training in virtual time on {scenario.ranks} ranks", options.quiet) as progress:
         if options.ablations:
             return ablate(scenario, progress=progress, **settings)
-        return compare(scenario, options.algorithms or "all", progress=progress, **settings)
+        return compare(scenario, "all" if options.algorithms is None else options.algorithms, progress=progress, **settings)
 
 
 def describe(comparison: Comparison, verbose: bool = False) -> str:

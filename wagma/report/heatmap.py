@@ -87,6 +87,9 @@ def draw_heatmap(
 
 
 def _keys(rows: Sequence[Cells], x: str | None, y: str | None) -> tuple[str, str]:
+    for option, name in (("--x", x), ("--y", y)):
+        if name is not None and not any(name in row for row in rows):
+            raise InputError(f"{option} {name}: no such column; there are {', '.join(rows[0])}")
     varied = [name for name in [*settings_of(rows), "ranks"] if len({str(row.get(name)) for row in rows}) > 1]
     if x is None or y is None:
         free = [name for name in varied if name not in (x, y)]

@@ -102,6 +102,8 @@ def measure_engines(
     done, total = 0, len(algorithms) * repetitions
     for algorithm in algorithms:
         check_memory(few, algorithm, "simpy")
+        check_memory(many, algorithm, "fast")
+    for algorithm in algorithms:
         rates = Rates(algorithm, ranks, 0.0, [], [], [])
         for _ in range(repetitions):
             rates.yardstick.append(yardstick(ranks))

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wagma.api import check_settings, choose_engine
 from wagma.errors import InputError, WagmaError
-from wagma.scenario import Scenario
+from wagma.scenario import Scenario, as_table, read
+from wagma.sim.capacity import check_memory
 from wagma.studies import pool
 from wagma.studies.observations import Observation
 
@@ -149,17 +151,21 @@ def calibrate(
     own = scenario.calibration
     count = iterations or own.iterations or scenario.iterations
     omitted = frozenset(own.leave_out if leave_out is None else leave_out)
-    scenario = scenario.replace({"iterations": count, "training": {}})
+    # A CSV of compute times is read here, once: it may change before the last simulation.
+    scenario = read(as_table(scenario), scenario.source).replace({"iterations": count, "training": {}})
     parameters = free_parameters(scenario, own.free if free is None else free)
     if not parameters:
         raise InputError(f"{scenario.source}: no free parameter; name some, or give the scenario a [calibration.free]")
     counted = [point for point in observations if point.algorithm not in omitted]
     if len(parameters) > len(counted):
         raise InputError(
-            f"{scenario.source}: {len(parameters)} free parameters and {len(counted)} points: must be at least as many points"
+            f"{scenario.source}: {_count(len(parameters), 'free parameter')} and {_count(len(counted), 'point')}: "
+            "must be at least as many points"
         )
     for point in observations:
-        scenario.replace({"ranks": point.ranks}).schedule(point.algorithm)
+        there = scenario.replace({"ranks": point.ranks})
+        check_settings(there, point.algorithm)
+        check_memory(there, point.algorithm, choose_engine(there, point.algorithm, "auto"))
     largest_first = sorted({point.ranks for point in counted}, reverse=True)
     enough = [ranks for ranks in largest_first if len(parameters) <= sum(point.ranks != ranks for point in counted)]
     held_out = enough if scales else []
@@ -176,6 +182,10 @@ def calibrate(
         without = _fit(simulator, parameters, [point for point in counted if point.ranks != ranks], [])
         left_out.append(LeftOut(ranks, without, simulator.points(without, [p for p in counted if p.ranks == ranks], True)))
     return Calibration(scenario, fit, sorted(points, key=_order), left_out, noise, simulator.done + other.done)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _order(point: Comparison) -> int:

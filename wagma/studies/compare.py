@@ -22,6 +22,7 @@ from wagma.core.schedule import NEVER
 from wagma.errors import InputError, WagmaError
 from wagma.results import Result, summarize
 from wagma.scenario import Scenario, as_table, load
+from wagma.sim.capacity import available_bytes, check_memory, needed_bytes
 from wagma.studies import pool
 from wagma.studies.learning import Point, Progress, train
 
@@ -239,11 +240,15 @@ def _compare(
     for variant in variants:
         scenarios = [base.replace({**variant.changes, "seed": seed}) for seed in chosen]
         check_settings(scenarios[0], variant.algorithm)
+        check_memory(scenarios[0], variant.algorithm, "simpy")
         keys = [(variant.algorithm, repr((s.settings_of(variant.algorithm), s.seed))) for s in scenarios]
         for key, scenario in zip(keys, scenarios, strict=True):
             jobs.setdefault(key, pool.Job(as_table(scenario), base.source, variant.algorithm, every))
         plan.append(keys)
     workload(base)  # complains before the first run of what would fail in all of them
+    if processes > 1 and (available := available_bytes()) is not None:
+        largest = max(needed_bytes(base, variant.algorithm, "simpy") for variant in variants)
+        processes = min(processes, max(1, available // largest))
     found = dict(zip(jobs, _run(list(jobs.values()), processes, progress), strict=True))
     lines = [
         Line(variant, tuple(_learned(seed, found[key]) for seed, key in zip(chosen, keys, strict=True)))

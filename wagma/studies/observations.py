@@ -31,8 +31,11 @@ class Observation:
     read_error: float = 0.0
 
 
-def read_observations(path: str | Path, scenario: Scenario) -> list[Observation]:
-    """The rows of `path` whose workload is the scenario. Raises InputError, naming file and line, for the first row that is not good."""
+def read_observations(path: str | Path, scenario: Scenario, name: str | None = None) -> list[Observation]:
+    """The rows of `path` whose workload is the scenario. Raises InputError, naming file and line, for the first row that is not good.
+
+    name: what the user calls the file, if that is not its path.
+    """
     unit = f"{scenario.work_unit}/s"
     found: dict[tuple[int, str], Observation] = {}
     others: dict[str, None] = {}
@@ -55,7 +58,7 @@ def read_observations(path: str | Path, scenario: Scenario) -> list[Observation]
         found[key] = observation
     if not found:
         has = f"it has {', '.join(others)}" if others else "it has no rows"
-        raise InputError(f"{path}: no row whose workload is {scenario.name!r}, the name of the scenario; {has}")
+        raise InputError(f"{name or path}: no row whose workload is {scenario.name!r}, the name of the scenario; {has}")
     return list(found.values())
 
 

@@ -1,8 +1,8 @@
 """Sweeps: a scenario at every combination of settings, in parallel, resumable, as one table. `wagma.sweep` and `wagma sweep`.
 
 A run is known by a digest of all that its figures depend on: the resolved scenario (contents of a CSV of compute times included),
-the algorithm with the settings that it reads, and the program. Runs with the same digest are made once: sweeping the group size, an
-algorithm without groups runs a single time and has its figures in every row.
+the algorithm with the settings that it reads, and the program with the libraries that it computes with. Runs with the same digest
+are made once: sweeping the group size, an algorithm without groups runs a single time and has its figures in every row.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, fields
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ from wagma.studies.journal import SUFFIX, Journal
 
 #: A table of more rows is a mistake in the options, or asks for a program of one's own.
 MOST_POINTS = 100_000
+
+#: Whose version is part of a run's digest.
+LIBRARIES = ("numpy", "scipy", "simpy")
+TRAINING_LIBRARIES = ("torch", "scikit-learn")
 
 Progress = Callable[[int, int], None]
 Settings = Mapping[str, Sequence[Any]]
@@ -196,7 +201,7 @@ def execute(points: Sequence[Point], out: str | Path | None, runner: Runner, pro
         work = sorted((p for p in runs.values() if p.digest not in figures), key=lambda p: -p.cost)
         tally = _Tally(work, sum(p.cost for p in runs.values()), progress)
         failed: dict[str, str] = {}
-        jobs = [pool.Job(dict(p.scenario.table), p.scenario.source, p.algorithm, engine=p.asked) for p in work]
+        jobs = list(_jobs(work))
         if jobs:
             for finished in stack.enter_context(closing(_generator(runner(jobs, tally)))):
                 digest = work[finished.index].digest
@@ -211,6 +216,19 @@ def execute(points: Sequence[Point], out: str | Path | None, runner: Runner, pro
     if out is not None and not failures:
         write_rows(out, [row.as_row() for row in rows])
     return Sweep(rows, failures, len(runs), reused)
+
+
+def _jobs(work: Sequence[Point]) -> Iterator[pool.Job]:
+    """What runs the points. A CSV of compute times goes along as it was read when the digest was made: it may change meanwhile."""
+    once: dict[str, Any] = {}  # most points have the same times, which are long
+    for point in work:
+        scenario, table = point.scenario, dict(point.scenario.table)
+        if scenario.compute.measured is not None:
+            key = _measured(scenario)
+            if key not in once:
+                once[key] = as_table(scenario)["compute"]
+            table["compute"] = once[key]
+        yield pool.Job(table, scenario.source, point.algorithm, engine=point.asked)
 
 
 def check_output(out: str | Path) -> None:
@@ -300,8 +318,18 @@ def _describe(values: Mapping[str, Any], algorithm: str = "") -> str:
 def _shared_part(scenario: Scenario) -> str:
     """Digest of what all algorithms have in common: the scenario with what it was read from, and the program."""
     unread = ("description", "algorithm", "algorithms", "calibration")
-    table = {key: value for key, value in as_table(scenario).items() if key not in unread}
-    return _sha256([table, _program()])
+    table = {key: value for key, value in scenario.table.items() if key not in unread}
+    if scenario.compute.measured is not None:
+        table["compute"] = _measured(scenario)
+    libraries = (*LIBRARIES, *(TRAINING_LIBRARIES if scenario.training.workload != "none" else ()))
+    return _sha256([table, _program(), [_version(name) for name in libraries]])
+
+
+def _measured(scenario: Scenario) -> str:
+    """Digest of compute times that were read from a file, wherever it is."""
+    measured = scenario.compute.measured
+    assert measured is not None
+    return f"{measured.shape} {hashlib.sha256(measured.tobytes()).hexdigest()}"
 
 
 def _digest(scenario: Scenario, algorithm: str, engine: str, shared_part: str) -> str:
@@ -315,7 +343,8 @@ def _digest(scenario: Scenario, algorithm: str, engine: str, shared_part: str) -
         for field in fields(settings)
         if field.name not in others | {"group_size", "sync_period"}
     }
-    return _sha256([shared_part, algorithm, engine, own, repr(scenario.schedule(algorithm)), _source(algorithm)])
+    plan = [known.collectives, known.value, known.delayed, known.keys, repr(scenario.schedule(algorithm))]
+    return _sha256([shared_part, algorithm, engine, own, plan, _source(algorithm)])
 
 
 def _sha256(what: Any) -> str:
@@ -332,13 +361,31 @@ def _program() -> str:
     return digest.hexdigest()
 
 
-def _source(algorithm: str) -> str:
-    """Of an algorithm that is the user's own, its text."""
-    run = specification(algorithm).run
-    if run.__module__.startswith("wagma."):
-        return ""
+def _version(library: str) -> str:
+    """Of an installed library, "" without it: another one may draw or add up differently."""
     try:
-        return inspect.getsource(run)
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _source(algorithm: str) -> list[str]:
+    """Of generators that are the user's own: the files that they are in, helpers included, and what they were made with.
+
+    Files that those import are not seen.
+    """
+    known = specification(algorithm)
+    return [_own_source(algorithm, run) for run in (known.run, known.companion) if run is not None]
+
+
+def _own_source(algorithm: str, run: Callable[..., Any]) -> str:
+    if run.__module__.startswith("wagma."):
+        return f"{run.__module__}.{run.__qualname__}"
+    try:
+        lines, _ = inspect.findsource(run)
+        return "".join(lines) + repr(
+            (run.__qualname__, getattr(run, "__defaults__", None), inspect.getclosurevars(run).nonlocals)
+        )
     except (OSError, TypeError) as error:
         raise InputError(
             f"algorithm {algorithm!r}: its source, which a sweep has to compare, cannot be read: {error}"

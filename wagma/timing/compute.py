@@ -8,6 +8,7 @@ as many bits fewer as the weight is small, and could round to 0 or 1, where an i
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,7 +88,10 @@ def _samples(section: Section) -> Callable[[Seconds], Seconds]:
 
 
 def _distribution(section: Section) -> Callable[[Seconds], Seconds]:
-    """A scipy.stats distribution by name with its shape parameters, loc and scale; it must not be negative and have a mean."""
+    """A scipy.stats distribution by name with its shape parameters, loc and scale; it must not be negative and have a mean.
+
+    What is drawn from it is checked when it is drawn: a tail that is heavy, with a finite mean, may reach beyond what can be counted.
+    """
     from scipy import stats  # here and not above: scipy.stats takes a second to import, most scenarios do without
 
     name = section.string("distribution")
@@ -100,13 +104,39 @@ def _distribution(section: Section) -> Callable[[Seconds], Seconds]:
         "loc": section.number("loc", -math.inf, default=0.0),
         "scale": section.number("scale", positive=True, default=1.0),
     }
+    what = f"{section.source}: {section.name}: {name} with {parameters}"
     frozen = distribution(**parameters)
-    low, mean = frozen.support()[0], frozen.mean()
-    if not math.isfinite(mean):
-        raise InputError(f"{section.source}: {section.name}: {name} with {parameters} has no finite mean")
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # of overflows on the way: what comes out is checked
+        low, mean, index = float(frozen.support()[0]), float(frozen.mean()), _tail_index(frozen)
+    if math.isfinite(mean) and mean > LONGEST_S:
+        raise InputError(f"{what} has a mean of {mean:g} s; must be at most {LONGEST_S:g} s")
+    if not math.isfinite(mean) or mean < low or index <= 1:
+        raise InputError(f"{what} has no finite mean")
     if not low >= 0:
-        raise InputError(f"{section.source}: {section.name}: {name} with {parameters} can be negative (from {low:g}); set loc")
-    return lambda u: np.asarray(frozen.ppf(u), float)
+        raise InputError(f"{what} can be negative (from {low:g}); set loc")
+
+    def inverse_cdf(u: Seconds) -> Seconds:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            seconds = np.asarray(frozen.ppf(u), float)
+        if not np.all((seconds >= 0) & (seconds <= LONGEST_S)):
+            worst = float(seconds[~((seconds >= 0) & (seconds <= LONGEST_S))].flat[0])
+            raise InputError(f"{what}: a rank would compute for {worst:g} s; must be at most {LONGEST_S:g} s")
+        return seconds
+
+    return inverse_cdf
+
+
+def _tail_index(frozen: Any) -> float:
+    """a where the tail is that of a power law, P(X > x) ~ x^-a: the mean is finite only above 1. inf: the tail is too thin to see.
+
+    scipy continues some means analytically to where there are none (invweibull), so they are not to be relied on.
+    """
+    near, far = (float(frozen.sf(x)) for x in (1e50, 1e100))
+    if not 0 < far < near:  # a tail that rounding keeps from falling is none
+        return math.inf
+    return math.log(near / far) / math.log(1e50)
 
 
 def _mixture(section: Section) -> Draw:

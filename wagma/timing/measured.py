@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,23 @@ HEADER = ["rank", "iteration", "seconds"]
 
 
 def read_csv(path: Path, longest_s: float) -> npt.NDArray[np.float64]:
-    """Seconds as an array [rank, iteration]. Raises InputError, naming file and line, unless every cell is there and sensible."""
+    """Seconds as an array [rank, iteration]. Raises InputError, naming file and line, unless every cell is there and sensible.
+
+    The file is read each time, since it may have changed; what it says is worked out once (a sweep reads it for each of its points).
+    The array is shared, and cannot be written to.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(f"{path}: cannot be read: neither a pipe nor a device can be read again for each run")
+    try:
+        return _parse(path, path.read_bytes(), longest_s)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+@lru_cache(maxsize=4)
+def _parse(path: Path, content: bytes, longest_s: float) -> npt.NDArray[np.float64]:
     cells: dict[tuple[int, int], float] = {}
-    for line, row in _rows(path):
+    for line, row in _rows(path, content):
         if len(row) != len(HEADER):
             raise InputError(f"{path}:{line}: {len(row)} fields; a row is {','.join(HEADER)}")
         place = _index(path, line, "rank", row[0]), _index(path, line, "iteration", row[1])
@@ -38,22 +54,21 @@ def read_csv(path: Path, longest_s: float) -> npt.NDArray[np.float64]:
     seconds = np.empty((ranks, iterations))
     for place, value in cells.items():
         seconds[place] = value
+    seconds.flags.writeable = False
     return seconds
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, content: bytes) -> Iterator[tuple[int, list[str]]]:
     """Line number and fields of every row below the header; blank lines, which editors leave at the end, are skipped."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:  # spreadsheets put a byte order mark first
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            if header != HEADER:
-                raise InputError(f"{path}:1: the header is {','.join(header)[:60]!r}: must be {','.join(HEADER)}")
-            for row in reader:
-                if row:
-                    yield reader.line_num, row
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        text = content.decode("utf-8-sig")  # spreadsheets put a byte order mark first
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        header = [name.strip() for name in next(reader, [])]
+        if header != HEADER:
+            raise InputError(f"{path}:1: the header is {','.join(header)[:60]!r}: must be {','.join(HEADER)}")
+        for row in reader:
+            if row:
+                yield reader.line_num, row
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: cannot be read: not UTF-8 text") from error
     except csv.Error as error:
