@@ -73,6 +73,8 @@ def test_benchmarks_measure_and_tell(capsys: pytest.CaptureFixture[str], tmp_pat
     [
         (["engines", "--repetitions", "0"], "--repetitions 0: must be at least 1"),
         (["engines", "--ranks", "1"], "--ranks 1: must be at least 2"),
+        (["engines", "--ranks", "4", "--iterations", "1000000000000"], "GiB of memory on the fast engine"),
+        (["cost", "--ranks", "4", "--iterations", "1000000000000", "--no-limits"], "GiB of memory on the fast engine"),
         (["engines", "--algorithms", "ideal"], "none of them sends messages"),
         (["cost", "--algorithms", "swarm_sgd"], "none of them runs on the fast engine"),
         (["cost", "--plot", "cost.txt"], "must end in .png"),

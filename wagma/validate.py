@@ -12,8 +12,8 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import pairwise, zip_longest
 
 from wagma.algorithms import Collectives, specification
-from wagma.checks import exchanges, gradients
-from wagma.checks.evidence import PROMISES, Run, Violation
+from wagma.checks import exchanges, gradients, models, times
+from wagma.checks.evidence import PROMISES, Run, Violation, is_built_in
 from wagma.core.averaging import merge_rule
 from wagma.core.groups import Group
 from wagma.core.protocol import dimensions
@@ -59,6 +59,9 @@ def _unchecked(trace: Trace) -> dict[int, str]:
     unchecked = {}
     if not any(a.fresh is not None for a in trace.iterations):
         shown = {1, 2, 3, 5, 7, 8} if trace.exchanges else {1}
+        if is_built_in(specification(trace.header.algorithm)):
+            shown |= {3} if trace.header.digests == "symbolic" else set()
+            shown |= {7} if trace.header.clock == "virtual" else set()
         unchecked = dict.fromkeys(PROMISES.keys() - shown, "not checked: no collective in this run")
         if not trace.exchanges:
             return unchecked
@@ -66,6 +69,8 @@ def _unchecked(trace: Trace) -> dict[int, str]:
             unchecked[5] = "no bound is promised; the stamps held"
     elif not any(trace.schedule.is_sync(a.iteration) for a in trace.iterations):
         unchecked[6] = "not checked: no sync in this run"
+    if trace.exchanges and (reason := exchanges.not_recomputed(trace)) is not None:
+        unchecked[7] = f"held; how long messages take not checked: {reason}"
     if trace.header.digests == "off":
         unchecked |= dict.fromkeys((3, 6, 8), "not checked: digests are off")
         unchecked[2] = f"held by the {'neighbours' if trace.exchanges else 'groups'}; sums not checked: digests are off"
@@ -190,6 +195,7 @@ def check_wholeness(run: Run) -> Iterator[Violation]:
             yield run.violation(3, a.rank, a.iteration, text)
     yield from gradients.wholeness(run)
     yield from exchanges.wholeness(run)
+    yield from models.wholeness(run)
 
 
 def _missing_digests(run: Run, record: Execution | Iteration, version: int, *fields: str) -> Iterator[Violation]:
@@ -315,6 +321,7 @@ def check_progress(run: Run) -> Iterator[Violation]:
             yield run.violation(7, a.rank, a.iteration, text)
     yield from gradients.progress(run)
     yield from exchanges.progress(run)
+    yield from times.progress(run)
 
 
 def _check_activation_spread(run: Run) -> Iterator[Violation]:

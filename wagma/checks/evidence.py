@@ -6,12 +6,18 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from wagma.algorithms import Collectives, specification
+from wagma import algorithms
+from wagma.algorithms import Collectives, Specification, specification
 from wagma.core.groups import Group
 from wagma.trace import ExchangeRecord, Execution, Iteration, Trace
 
 _NAMES = (
     "exactly once, in order", "agreement", "wholeness", "freshness", "bounded staleness", "consistency", "progress", "determinism",
+)  # fmt: skip
+#: The algorithms that wagma comes with: what these do is known, and can be recomputed.
+_BUILT_IN = (
+    algorithms.ad_psgd, algorithms.allreduce_sgd, algorithms.d_psgd, algorithms.eager_sgd, algorithms.ideal, algorithms.local_sgd,
+    algorithms.sgp, algorithms.swarm_sgd, algorithms.wagma_sgd,
 )  # fmt: skip
 PROMISES: dict[int, str] = dict(enumerate(_NAMES, 1))
 
@@ -33,6 +39,11 @@ def asked(x: ExchangeRecord) -> tuple[int, int]:
     return (x.sources[0] if x.role == "passive" and x.sources else x.rank), x.version
 
 
+def is_built_in(algorithm: Specification) -> bool:
+    """Whether an algorithm is one that wagma comes with, so that its steps, graph and waits are known."""
+    return any(algorithm.run is known and algorithm.name == known.__name__ for known in _BUILT_IN)
+
+
 class Run:
     """A trace, indexed for the checkers. Raises InputError if its header has no valid scenario or an unknown algorithm."""
 
@@ -43,13 +54,21 @@ class Run:
         self.ranks = scenario.ranks
         self.dtype = scenario.dtype
         self.merge_once = scenario.settings_of(trace.header.algorithm).merge_once
-        kind = specification(trace.header.algorithm).collectives
+        own = specification(trace.header.algorithm)
+        kind = own.collectives
+        #: The algorithm's name if it is one that wagma comes with.
+        self.built_in = own.name if is_built_in(own) else None
+        self.settings = scenario.algorithm_settings(own.name)
+        #: A pair averages models as they stand, so that it does not begin before they do.
+        pairs = own.companion is not None or kind is Collectives.PAIRS
+        self._overlap = 0.0 if pairs else scenario.network.overlap
         self.communicates = kind not in (Collectives.NONE, Collectives.NEIGHBOURS, Collectives.PAIRS)
         self.neighbourly = kind is Collectives.NEIGHBOURS
         self.pairs_only = kind is Collectives.PAIRS
         self.models = trace.header.value == "model"
         self.digests = trace.header.digests != "off"
         self.initial = {start.rank: start.initial_digest for start in trace.starts}
+        self.started_ns = {start.rank: start.started_ns for start in trace.starts}
         #: By rank, in causal order.
         self.executions: defaultdict[int, list[Execution]] = defaultdict(list)
         self.iterations: defaultdict[int, list[Iteration]] = defaultdict(list)
@@ -82,6 +101,16 @@ class Run:
             self.exchange.setdefault((x.role, *asked(x)), x)
         #: The last version at which any rank arrived; -1: none.
         self.last = max(self.last_arrival.values(), default=-1)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all iterations of all ranks are on record."""
+        wanted = list(range(self.trace.scenario.iterations))
+        return all([a.iteration for a in self.iterations[rank]] == wanted for rank in range(self.ranks))
+
+    def early_ns(self, a: Iteration) -> int:
+        """How long before the end of its compute an iteration arrives (overlap), in virtual time."""
+        return round(self._overlap * a.computed_ns)
 
     def joins(self, iteration: int) -> bool:
         """Whether the iteration is a version of the run's collective."""

@@ -7,15 +7,17 @@ here too; who lacks a partner's record says nothing of it.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Hashable, Iterator
-from dataclasses import replace
-from itertools import pairwise
+from dataclasses import fields
+from itertools import groupby, pairwise
 
+from wagma.checks import graphs
 from wagma.checks.evidence import Run, Violation, asked
-from wagma.core.symbols import paired, weighted_sum
+from wagma.checks.times import whole_ns
+from wagma.core.symbols import paired, symbol, weighted_sum
 from wagma.timing.network import Network
-from wagma.trace import ExchangeRecord
+from wagma.trace import ExchangeRecord, Trace
 
 _Outcome = tuple[int, int, tuple[Hashable, ...], str]
 
@@ -39,6 +41,7 @@ def exactly_once(run: Run) -> Iterator[Violation]:
                 1, rank, version, f"{'an' if version in done else 'no'} exchange with neighbours, expected {expected}"
             )
     yield from _check_pairs(run)
+    yield from graphs.exactly_once(run)
 
 
 def _check_pairs(run: Run) -> Iterator[Violation]:
@@ -57,6 +60,7 @@ def agreement(run: Run) -> Iterator[Violation]:
         if (text := _peers_defect(run, x)) is not None:
             yield run.violation(2, x.rank, x.version, text)
             continue
+        yield from graphs.agreement(run, x)
         for peer in x.to if x.role == "neighbours" else x.to[:1]:
             other = _other_side(run, x, peer)
             if other is not None and x.rank not in other.sources:
@@ -158,6 +162,7 @@ def _check_history(run: Run, rank: int) -> Iterator[Violation]:
 
 def staleness(run: Run) -> Iterator[Violation]:
     """Promise 5: neighbours get models of their own iteration; of pairs, which have no bound, the stamps are what the ranks had begun."""
+    begins = {rank: _begins(run, rank) for rank in range(run.ranks if run.exchange else 0)}
     for x in _all(run):
         if x.role == "neighbours":
             for peer, stamp in zip(x.sources, x.stamps, strict=False):
@@ -165,7 +170,7 @@ def staleness(run: Run) -> Iterator[Violation]:
                     text = f"a model of iteration {stamp} from rank {peer} in iteration {x.iteration}, expected {x.version}"
                     yield run.violation(5, x.rank, x.version, text)
             continue
-        if (defect := _begun_defect(run, x.rank, x.iteration, x.completed_ns)) is not None:
+        if (defect := _begun_defect(begins[x.rank], x.iteration, x.completed_ns)) is not None:
             yield run.violation(5, x.rank, x.version, f"in {defect}")
         other = _other_side(run, x, x.sources[0]) if x.sources and x.stamps else None
         if other is None:
@@ -173,20 +178,33 @@ def staleness(run: Run) -> Iterator[Violation]:
         if x.role == "active" and x.stamps[0] != other.iteration:
             text = f"stamp {x.stamps[0]}, expected {other.iteration}, the iteration of rank {other.rank} when it answered"
             yield run.violation(5, x.rank, x.version, text)
-        elif x.role == "passive" and (defect := _begun_defect(run, other.rank, x.stamps[0], other.started_ns)) is not None:
+        elif x.role == "passive" and (defect := _begun_defect(begins[other.rank], x.stamps[0], other.started_ns)) is not None:
             yield run.violation(5, x.rank, x.version, f"a stamp of rank {other.rank} in {defect}")
 
 
-def _begun_defect(run: Run, rank: int, iteration: int, at_ns: int) -> str | None:
-    """What is wrong with the claim that `rank` had begun `iteration`, and no later one, at a time of its own clock."""
-    ends = [a.return_ns for a in run.iterations[rank]]
-    if [a.iteration for a in run.iterations[rank]] != list(range(len(ends))):
-        return None  # promise 1 has it
-    last = len(ends) - 1
-    first, latest = min(bisect_left(ends, at_ns), last), min(bisect_right(ends, at_ns), last)
-    if first <= iteration <= latest:
+#: When each iteration of a rank began, at the earliest and at the latest.
+_Begins = tuple[list[int], list[int]]
+
+
+def _begins(run: Run, rank: int) -> _Begins | None:
+    """An iteration begins when the one before returns, unless the rank is held first, which counts as delay; None: some are missing."""
+    iterations = run.iterations[rank]
+    if not iterations or [a.iteration for a in iterations] != list(range(len(iterations))):
         return None
-    return f"iteration {iteration} at {at_ns} ns, expected {first if first == latest else f'{first} to {latest}'}"
+    earliest = [run.started_ns.get(rank, 0), *(a.return_ns for a in iterations[:-1])]
+    held = [a.arrival_ns - a.computed_ns if a.delayed_ns else began for a, began in zip(iterations, earliest, strict=True)]
+    return earliest, list(map(max, earliest, held))
+
+
+def _begun_defect(begins: _Begins | None, iteration: int, at_ns: int) -> str | None:
+    """What is wrong with the claim that a rank had begun `iteration`, and no later one, at a time of its own clock."""
+    if begins is None:
+        return None  # promise 1 has it
+    earliest, latest = begins
+    first, last = bisect_left(latest, at_ns) - 1, bisect_right(earliest, at_ns) - 1
+    if first <= iteration <= last:
+        return None
+    return f"iteration {iteration} at {at_ns} ns, expected {first if first == last else f'{first} to {last}'}"
 
 
 def progress(run: Run) -> Iterator[Violation]:
@@ -202,17 +220,21 @@ def progress(run: Run) -> Iterator[Violation]:
         if x.role == "neighbours" and a is not None and not a.arrival_ns <= x.started_ns <= x.completed_ns <= a.return_ns:
             text = f"exchanged from {x.started_ns} to {x.completed_ns} ns, expected within its wait, {a.arrival_ns} to {a.return_ns} ns"
             yield run.violation(7, x.rank, x.version, text)
-    if run.trace.header.clock == "virtual" and not run.execution and _is_plain(run.trace.scenario.network):
+    if run.exchange and not run.execution and not_recomputed(run.trace) is None:
         yield from _check_waits(run)
 
 
-def _is_plain(network: Network) -> bool:
-    """Whether messages cost what LogGP says, and nothing on top but overlap and reductions."""
-    base = Network()
-    plain = {name: getattr(base, name) for name in _PLAIN}
-    return replace(network, **plain) == base
+def not_recomputed(trace: Trace) -> str | None:
+    """Why the waits of a trace's exchanges are not recomputed; None: they are."""
+    if trace.header.clock != "virtual":
+        return "times of several clocks"
+    network, base = trace.scenario.network, Network()
+    names = [field.name for field in fields(Network) if field.name not in _PLAIN]
+    changed = [f"network.{name}" for name in names if getattr(network, name) != getattr(base, name)]
+    return ", ".join(changed) or None
 
 
+#: With these, messages cost what LogGP says, and nothing comes on top but overlap and reductions.
 _PLAIN = (
     "latency_ns", "overhead_ns", "gap_ns", "gap_per_byte_ns", "activation_ns", "group_allreduce", "allreduce", "overlap",
     "reduce_ns_per_byte",
@@ -222,7 +244,9 @@ _PLAIN = (
 def _check_waits(run: Run) -> Iterator[Violation]:
     """On one clock: when the messages of each exchange must have come, from when they were sent and the senders' interfaces."""
     network = run.trace.scenario.network
-    came, whole = _arrivals(run), _whole(run) if network.overlap else {}
+    # What d_psgd sends is the model from before the compute.
+    came, whole = _arrivals(run), whole_ns(run) if network.overlap and run.built_in != "d_psgd" else {}
+    made = {key: _is_made(run, x) for key, x in run.exchange.items()} if network.overlap else {}
     flight, _ = _message_ns(run)
     overhead, adding = round(network.overhead_ns), network.adding_ns(run.trace.scenario.model_bytes)
     for x in _all(run):
@@ -231,12 +255,16 @@ def _check_waits(run: Run) -> Iterator[Violation]:
         if len(known) < len(times):
             continue
         begun = [x.started_ns] if x.role != "passive" else []  # whoever is asked begins when it is asked
-        earliest = max([*begun, *known], default=x.started_ns)
+        earliest = max([*begun, *(first for first, _ in known)], default=x.started_ns)
         own = [came.get((x.rank, peer, x.role, x.version)) for peer in x.to if x.role == "neighbours"]
         # A sender's own part of a message may last longer than what it waits for.
-        latest = max([earliest, *(at - flight + overhead for at in own if at is not None)])
+        busy = [at[1] - flight + overhead for at in own if at is not None]
+        latest = max([*begun, *(last for _, last in known), *busy], default=x.started_ns)
         if x.role == "neighbours":
-            latest = max([latest, *(whole.get((peer, x.version), 0) for peer in x.sources)]) + len(x.sources) * adding
+            ends = [(whole.get((peer, x.version), 0), made.get((x.role, peer, x.version))) for peer in x.sources]
+            adding_up = len(x.sources) * adding
+            latest = max([latest, *(end for end, new in ends if new is not False)]) + adding_up
+            earliest = max([earliest, *(end for end, new in ends if new)]) + adding_up
         if x.completed_ns > latest:
             text = f"waited until {x.completed_ns} ns, expected {latest} ns, when the models of ranks {x.sources} had come"
             yield run.violation(7, x.rank, x.version, text)
@@ -247,19 +275,17 @@ def _check_waits(run: Run) -> Iterator[Violation]:
             yield run.violation(7, x.rank, x.version, text)
 
 
-def _whole(run: Run) -> dict[tuple[int, int], int]:
-    """By rank and iteration, when a value that travels while it is computed is whole: with a global clock, those of all ranks."""
-    ends: dict[tuple[int, int], int] = {}
-    latest: defaultdict[int, int] = defaultdict(int)
-    for start in run.trace.starts:
-        began = start.started_ns
-        for a in run.iterations[start.rank]:
-            ends[start.rank, a.iteration] = end = began + a.computed_ns + a.delayed_ns
-            latest[a.iteration] = max(latest[a.iteration], end)
-            began = a.return_ns
-    if run.trace.scenario.algorithm_settings(run.trace.header.algorithm).global_clock:
-        return {key: latest[key[1]] for key in ends}
-    return ends
+def _is_made(run: Run, x: ExchangeRecord) -> bool | None:
+    """Whether what was sent has the update of its iteration in it; False: it is the model from before; None: nobody can tell."""
+    before = run.initial.get(x.rank)
+    if (previous := run.iteration.get((x.rank, x.version - 1))) is not None:
+        before = previous.model_digest
+    if run.trace.header.digests != "symbolic" or None in (before, x.sent_digest):
+        return None
+    if x.sent_digest == before:
+        return False
+    updated = symbol("update", before, symbol("gradient", before, x.rank, x.version))
+    return True if x.sent_digest == updated else None
 
 
 #: Role of a receiver -> of the one whose model it gets.
@@ -272,19 +298,27 @@ def _message_ns(run: Run) -> tuple[int, int]:
     return scenario.network.durations(scenario.model_bytes)
 
 
-def _arrivals(run: Run) -> dict[tuple[int, int, str, int], int]:
-    """When each model reached its receiver, by (sender, receiver, role of the sender, version)."""
+def _arrivals(run: Run) -> dict[tuple[int, int, str, int], tuple[int, int]]:
+    """When each model reached its receiver, at the earliest and at the latest, by (sender, receiver, role of the sender, version).
+
+    Both are the same unless the sender asked and was asked in one nanosecond: in which order its messages left then is not on record,
+    and either is legal.
+    """
     flight, taken = _message_ns(run)
-    came: dict[tuple[int, int, str, int], int] = {}
+    came: dict[tuple[int, int, str, int], tuple[int, int]] = {}
     for rank, records in run.exchanges.items():
-        # At equal times a rank's own step precedes what the network brings.
         free = 0
-        known = (x for x in records if run.exchange[x.role, *asked(x)] is x)  # of duplicates the first
-        for x in sorted(known, key=lambda x: (x.started_ns, x.role == "passive", x.sequence)):
-            for to in x.to:
-                leave = max(x.started_ns, free)
-                free = leave + taken
-                came[rank, to, x.role, x.version] = leave + flight
+        known = [x for x in records if run.exchange[x.role, *asked(x)] is x]  # of duplicates the first
+        for started, together in groupby(sorted(known, key=lambda x: x.started_ns), key=lambda x: x.started_ns):
+            tied = list(together)  # those of one role in the order of their records
+            free = max(free, started)
+            for x in tied:
+                before = sum(len(y.to) for y in tied if y.role == x.role and y.sequence < x.sequence)
+                others = sum(len(y.to) for y in tied if y.role != x.role)
+                for place, to in enumerate(x.to, before):
+                    first = free + place * taken + flight
+                    came[rank, to, x.role, x.version] = first, first + others * taken
+            free += taken * sum(len(x.to) for x in tied)
     return came
 
 

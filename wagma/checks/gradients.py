@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from wagma.checks.evidence import Run, Violation
 from wagma.core.protocol import NONE
-from wagma.core.symbols import NULL, added, merged, symbol
+from wagma.core.symbols import NULL
 from wagma.trace import Execution, Iteration
 
 
@@ -58,8 +58,6 @@ def wholeness(run: Run) -> Iterator[Violation]:
             if a.fresh is not None and (a.retracted_ns is not None) != pending:
                 text = f"retracted_ns = {a.retracted_ns}, expected {'a time' if pending else None}, as iteration {a.iteration - 1}'s"
                 yield run.violation(3, rank, a.iteration, f"{text} gradient was {'not yet' if pending else 'already'} taken")
-        if run.trace.header.digests == "symbolic":
-            yield from _check_making(run, rank)
 
 
 def _range_defect(run: Run, e: Execution, due: int) -> str | None:
@@ -75,28 +73,6 @@ def _range_defect(run: Run, e: Execution, due: int) -> str | None:
         what = "contributed twice" if e.oldest_stamp < due else "lost"
         return f"gradients {e.oldest_stamp} to {e.own_stamp}, expected from {due}: some are {what}"
     return None
-
-
-def _check_making(run: Run, rank: int) -> Iterator[Violation]:
-    """Symbols tell how a value was made: recompute what each iteration published, and the model that it ended with."""
-    model, before = run.initial.get(rank), None
-    for a in run.iterations[rank]:
-        if None in (model, a.published_digest, a.model_digest, a.merged_digest if a.merged_version is not None else ""):
-            return  # reported as missing
-        gradient = symbol("gradient", model, rank, a.iteration)
-        if a.retracted_ns is not None and before is not None:
-            gradient = added(before, gradient)
-        sync = run.schedule.is_sync(a.iteration)
-        published = symbol("update", model, gradient) if sync else gradient
-        if a.published_digest != published:
-            text = f"published {a.published_digest}, expected {published}, made from its gradient and what it took back"
-            yield run.violation(3, rank, a.iteration, text)
-        result = a.merged_digest if sync else symbol("update", model, merged(a.merged_digest, "", 0, run.ranks))
-        if a.model_digest != result:
-            yield run.violation(
-                3, rank, a.iteration, f"model {a.model_digest}, expected {result}, made from the sum over {run.ranks}"
-            )
-        model, before = a.model_digest, None if sync else a.published_digest
 
 
 def staleness(run: Run) -> Iterator[Violation]:

@@ -88,7 +88,9 @@ class Exchange:
     """Send the own `value` to the ranks `to` and wait for those of the same iteration of the ranks `sources`.
 
     The sum over the sources, in their order, of share * value is kept for Average; the outcome is an ExchangeOutcome. `share` and
-    `mass` travel with the value, so each sender decides its own.
+    `mass` travel with the value, so each sender decides its own. One in an iteration.
+    If communication overlaps with the compute, receivers wait for the end of the sender's if what it sends has its gradient in it: the
+    gradient itself, or a model after ApplyUpdate.
     """
 
     iteration: int
