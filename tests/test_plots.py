@@ -218,8 +218,9 @@ def test_few_and_many(count: int, tmp_path: Path) -> None:
     """One point, and more algorithms than colours: nothing breaks."""
     algorithms = [*list(style.LOOKS)[:count], *(f"mine_{i}" for i in range(count - 1)), "allreduce_sgd"]
     table = select(one_setting(algorithms=tuple(dict.fromkeys(algorithms))), {"ranks": 4}, None)
-    draw_throughput(table, tmp_path / "t.png")
-    draw_speedup(table, tmp_path / "s.png", "allreduce_sgd")
+    draw_throughput(table, tmp_path / "t.svg")
+    draw_speedup(table, tmp_path / "s.svg", "allreduce_sgd")
+    assert all(f"mine_{i}" in texts(tmp_path / name) for i in range(count - 1) for name in ("t.svg", "s.svg"))
 
 
 @pytest.mark.parametrize(
