@@ -38,11 +38,12 @@ def test_slices_beyond_the_longest_message_travel_in_parts() -> None:
 @pytest.mark.parametrize("case", ["raise", "raise_outside"])
 def test_error_of_one_rank_comes_first_and_ends_the_job(case: str) -> None:
     job = _failing(case)
-    first, *others = re.findall(r"^(ValueError: .*|wagma\.errors\..*)$", job.output, re.MULTILINE)
-    assert first == "ValueError: bad batch", job.output
+    # Not by whole lines: ranks that end at the same time write into each other's.
+    said = re.findall(r"\b(\w+(?:Error|Failed|Timeout))\b", job.output)
+    assert said[0] == "ValueError", job.output
+    assert set(said) == {"ValueError", "PeerFailed"}, job.output
     # Whoever is last to say so may be cut off by the end of the job, where cores are few.
-    assert 1 <= len(others) <= 3, job.output
-    assert set(others) == {"wagma.errors.PeerFailed: rank 1 failed: ValueError: bad batch"}, job.output
+    assert 1 <= job.output.count("rank 1 failed: ValueError: bad batch") <= 3, job.output
 
 
 def test_exit_with_an_error_ends_the_job() -> None:
