@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, overload
+from types import ModuleType
+from typing import Literal, TypeVar, overload
 
 from wagma.algorithms import ALGORITHMS, specification
 from wagma.columns import Columns
@@ -15,6 +16,8 @@ from wagma.sim.capacity import check_memory
 from wagma.trace import Trace
 
 Progress = Callable[[int, int], None]
+
+T = TypeVar("T")
 
 ENGINES = ("auto", "simpy", "fast")
 
@@ -129,32 +132,34 @@ def check_settings(scenario: Scenario, algorithm: str) -> None:
 
 def figures(scenario: Scenario, algorithm: str, engine: str = "auto", progress: Progress | None = None) -> Result:
     """One simulation's figures, on the engine that is asked for. Raises InputError and MissingDependencyError."""
-    check_settings(scenario, algorithm)
-    if choose_engine(scenario, algorithm, engine) == "fast":
-        from wagma.sim import fast
-
-        check_memory(scenario, algorithm, "fast")
-        try:
-            return summarize(fast.simulate(scenario, algorithm, progress))
-        except fast.Unfit as reason:  # seen on the way only
-            if engine == "fast":
-                raise _refused(scenario, algorithm, str(reason)) from reason
-    return summarize(run(scenario, algorithm, progress=progress))
+    totals = _on_fast_engine(scenario, algorithm, engine, False, lambda fast: fast.simulate(scenario, algorithm, progress))
+    return summarize(run(scenario, algorithm, progress=progress) if totals is None else totals)
 
 
 def columns(scenario: Scenario, algorithm: str, engine: str = "auto", progress: Progress | None = None) -> Columns:
     """One simulation's records as arrays. Raises InputError and MissingDependencyError."""
-    check_settings(scenario, algorithm)
-    if choose_engine(scenario, algorithm, engine) == "fast":
-        from wagma.sim import fast
+    arrays = _on_fast_engine(
+        scenario, algorithm, engine, True, lambda fast: fast.simulate(scenario, algorithm, progress, columns=True)
+    )
+    return Columns.of(run(scenario, algorithm, progress=progress)) if arrays is None else arrays
 
-        check_memory(scenario, algorithm, "fast", columns=True)
-        try:
-            return fast.simulate(scenario, algorithm, progress, columns=True)
-        except fast.Unfit as reason:
-            if engine == "fast":
-                raise _refused(scenario, algorithm, str(reason)) from reason
-    return Columns.of(run(scenario, algorithm, progress=progress))
+
+def _on_fast_engine(
+    scenario: Scenario, algorithm: str, engine: str, columns: bool, simulate: Callable[[ModuleType], T]
+) -> T | None:
+    """What the fast engine makes of a run; None where the SimPy engine has to. columns: whether all records are kept."""
+    from wagma.sim import fast
+
+    check_settings(scenario, algorithm)
+    if choose_engine(scenario, algorithm, engine) == "simpy":
+        return None
+    check_memory(scenario, algorithm, "fast", columns=columns)
+    try:
+        return simulate(fast)
+    except fast.Unfit as reason:  # seen on the way only
+        if engine == "fast":
+            raise _refused(scenario, algorithm, str(reason)) from reason
+    return None
 
 
 def _refused(scenario: Scenario, algorithm: str, reason: str) -> InputError:
