@@ -31,13 +31,17 @@ class Case(NamedTuple):
             self.ranks, self.group_size, self.sync_period, "--no-groups" not in self.options,
             initiators=self.number("--initiators"), seed=self.number("--seed"), accumulate="--accumulate" in self.options,
         )  # fmt: skip
-        return Machine(rank, schedule, "--merge-once" in self.options)
+        return Machine(rank, schedule, "--merge-once" in self.options, "--resident" in self.options)
 
     def number(self, option: str) -> int:
         return int(self.options[self.options.index(option) + 1]) if option in self.options else 0
 
     def __str__(self) -> str:
         return " ".join(map(str, self.arguments()))
+
+
+def resident(ranks: int, group_size: int, sync_period: int, iterations: str, *options: str) -> Case:
+    return Case(ranks, group_size, sync_period, iterations, ("--resident", *options))
 
 
 def eager(ranks: int, sync_period: int, iterations: str, *options: str, initiators: int = 0, seed: int = 0) -> Case:
@@ -60,6 +64,15 @@ SMALL = [
     # Four ranks: one group version and a sync.
     *(Case(4, s, 2, "2") for s in (1, 2, 3, 4)),
     Case(4, 2, 2, "3,1,2,0"),
+    # The application's model lives in the buffers.
+    *(resident(p, s, t, "3") for p in (1, 2, 3) for s in range(1, p + 1) for t in (3, 2)),
+    *(resident(2, s, 3, n, *once) for s in (1, 2) for n in ("5", "6,2", "1,6") for once in ((), ("--merge-once",))),
+    *(resident(3, 2, t, "3,1,2", "--merge-once") for t in (0, 2, 3)),
+    resident(2, 2, 3, "4", "--exact"),
+    resident(2, 2, 2, "3", "--exact", "--merge-once"),
+    resident(3, 3, 2, "2", "--no-groups"),
+    resident(4, 2, 2, "2"),
+    resident(4, 2, 2, "3,1,2,0"),
     # Gradients that accumulate, any rank activates: a sync at the end, in the middle, never; ends that differ.
     *(eager(p, t, "3") for p in (1, 2, 3) for t in (3, 2)),
     *(eager(2, t, n) for t, n in ((0, "5"), (3, "7"), (3, "5,2"), (3, "1,7"), (2, "4,1"), (1, "2"))),
@@ -77,7 +90,13 @@ SMALL = [
     eager(4, 2, "3,0,2,1", initiators=1, seed=3),
 ]
 LARGE = [
-    *(Case(3, 2, 3, "5"), Case(4, 2, 3, "3,2,2,1"), Case(5, 5, 2, "2,0,1,0,1")),
+    *(
+        Case(3, 2, 3, "5"),
+        Case(4, 2, 3, "3,2,2,1"),
+        resident(3, 2, 3, "5"),
+        resident(4, 2, 3, "3,2,2,0"),
+        Case(5, 5, 2, "2,0,1,0,1"),
+    ),
     *(eager(3, 4, "5"), eager(4, 0, "2", initiators=2), eager(4, 3, "3,2,2,1"), eager(4, 2, "3,1,2,2", initiators=2, seed=1)),
 ]
 
@@ -164,7 +183,14 @@ def blurred(state: tuple[int, ...]) -> tuple[int, ...]:
 
 @pytest.mark.parametrize(
     "case",
-    [Case(2, 2, 3, "3"), Case(2, 1, 2, "3"), Case(2, 2, 0, "3,1"), eager(2, 3, "3"), eager(2, 2, "3,2", initiators=1, seed=2)],
+    [
+        Case(2, 2, 3, "3"),
+        Case(2, 1, 2, "3"),
+        Case(2, 2, 0, "3,1"),
+        resident(2, 2, 3, "3"),
+        eager(2, 3, "3"),
+        eager(2, 2, "3,2", initiators=1, seed=2),
+    ],
     ids=str,
 )
 def test_reductions_lose_nothing(case: Case, tmp_path: Path) -> None:
@@ -190,6 +216,20 @@ def test_reductions_lose_nothing(case: Case, tmp_path: Path) -> None:
         (eager(2, 3, "4"), "no-fence", "fence"),
         (eager(2, 3, "4"), "single-buffer", "wholeness"),
         (eager(2, 3, "4"), "early-read-done", "wholeness"),
+        # Buffers: too few of them, or one for two roles at a time.
+        (Case(2, 2, 3, "4"), "one-buffer-less", "rank 1: no free buffer"),
+        (resident(2, 2, 3, "4"), "one-buffer-less", "rank 1: no free buffer"),
+        *((case(2, 2, 3, "4"), "greedy-live", "rank 1: no free buffer") for case in (Case, resident)),
+        *((case(2, 2, 3, "5"), "merging-is-free", "wholeness: a sum is written") for case in (Case, resident)),
+        *((case(2, 2, 3, "4"), "target-is-live", "wholeness: application and execution") for case in (Case, resident)),
+        (Case(2, 2, 3, "4"), "live-is-published", "wholeness: the application writes"),
+        (resident(2, 2, 1, "4"), "live-is-published", "wholeness: the application writes"),
+        (resident(2, 2, 3, "4"), "always-in-place", "wholeness: the application writes"),  # late
+        (resident(2, 2, 1, "4"), "always-in-place", "wholeness: the application writes"),  # a sync
+        (eager(2, 3, "4"), "greedy-live", "rank 1: no free buffer"),
+        (eager(2, 3, "4"), "merging-is-free", "wholeness: a sum is written"),
+        (eager(2, 3, "4"), "target-is-live", "wholeness: application and execution"),
+        (eager(2, 3, "4"), "live-is-published", "wholeness: the application writes"),
         (eager(2, 3, "4"), "no-retract", "rank 1: arrive(1) is not allowed: the gradient of version 0 has to be retracted"),
         (eager(2, 3, "4"), "loses-gradients", "gradients: one is lost"),
         (eager(2, 3, "4"), "not-taken", "gradients: what no version has taken"),

@@ -39,6 +39,12 @@ def test_promises_hold_for_a_million_seeds() -> None:
         ("not-taken", ("gradients",)),
         ("keeps-model", ("gradients",)),
         ("no-last-model", ("wholeness",)),
+        ("one-buffer-less", ("rank 0: no free buffer among 4",)),
+        ("greedy-live", ("rank 2: no free buffer among 4",)),
+        ("merging-is-free", ("wholeness",)),
+        ("live-is-published", ("wholeness", "completion")),
+        ("target-is-live", ("wholeness",)),
+        ("always-in-place", ("wholeness",)),
     ],
 )
 def test_mutations_are_caught_and_replayed(mutation: str, violations: tuple[str, ...]) -> None:

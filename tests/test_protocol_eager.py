@@ -57,7 +57,7 @@ def test_after_a_null_contribution_the_next_version_starts_when_the_sum_is_compl
 
 def test_a_gradient_is_taken_at_the_start() -> None:
     machine = Machine(0, GRADIENTS)
-    assert machine.arrive(0) == [Forward(0, 0, 1), Start(0, 0, 2, 0, 0)]
+    assert machine.arrive(0) == [Forward(0, 0, 1), Start(0, 0, 1, 0, 0)]
     assert machine.published == NONE
     execute(machine, 0)
     machine.merge_done()

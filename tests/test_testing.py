@@ -80,11 +80,11 @@ class ReusesReadBuffers(Machine):
 
     __slots__ = ()
 
-    def _free(self) -> int:
+    def _spare(self) -> int:
         reading, self.reading = self.reading, NONE
-        free = super()._free()
+        spare = super()._spare()
         self.reading = reading
-        return free
+        return spare
 
 
 class ReusesMergedBuffers(Machine):
@@ -92,11 +92,11 @@ class ReusesMergedBuffers(Machine):
 
     __slots__ = ()
 
-    def _free(self) -> int:
+    def _spare(self) -> int:
         roles, self.result, self.merging = (self.result, self.merging), NONE, NONE
-        free = super()._free()
+        spare = super()._spare()
         self.result, self.merging = roles
-        return free
+        return spare
 
 
 class WaitsForArrivals(Machine):

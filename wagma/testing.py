@@ -21,7 +21,7 @@ from wagma.algorithms import Collectives, specification
 from wagma.core.averaging import add, merge, merge_rule, with_zeros
 from wagma.core.digest import digest
 from wagma.core.groups import Group
-from wagma.core.protocol import BUFFERS, NONE, Complete, Forward, Machine, Output, Retracted, Solo, Start, dimensions
+from wagma.core.protocol import NONE, Complete, Forward, Machine, Output, Retracted, Solo, Start, dimensions
 from wagma.core.schedule import NEVER, Schedule
 from wagma.core.symbols import NULL
 from wagma.core.trees import Array, tree_sum
@@ -48,24 +48,10 @@ if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
 __all__ = [
-    "PROMISES",
-    "Run",
-    "Violation",
-    "assert_promises",
-    "check_agreement",
-    "check_consistency",
-    "check_determinism",
-    "check_exactly_once",
-    "check_freshness",
-    "check_progress",
-    "check_staleness",
-    "check_wholeness",
-    "lateness",
-    "report",
-    "synthetic_trace",
-    "traces",
-    "validate",
-]
+    "PROMISES", "Run", "Violation", "assert_promises", "check_agreement", "check_consistency", "check_determinism",
+    "check_exactly_once", "check_freshness", "check_progress", "check_staleness", "check_wholeness", "lateness", "report",
+    "synthetic_trace", "traces", "validate",
+]  # fmt: skip
 
 PARAMETERS = 5
 LONGEST_HOP_NS = 6  # of an activation, an execution once all have started, a read
@@ -177,7 +163,7 @@ class _Rank:
     def __init__(self, rank: int, schedule: Schedule, merge_once: bool, model: Array, iterations: int) -> None:
         self.rank = rank
         self.machine = Machine(rank, schedule, merge_once)
-        self.buffers = [np.full(PARAMETERS, np.nan, np.float32) for _ in range(BUFFERS)]
+        self.buffers = [np.full(PARAMETERS, np.nan, np.float32) for _ in range(self.machine.buffers)]
         if self.machine.published != NONE:
             self.buffers[self.machine.published][:] = model
         self.model = model
@@ -249,6 +235,9 @@ class _World:
     def _compute(self, rank: _Rank) -> None:
         if not rank.left:
             if self.schedule.accumulate:
+                if rank.machine.live == NONE:  # peers still read
+                    self._later(1, partial(self._compute, rank))
+                    return
                 rank.buffers[rank.machine.live][:] = rank.model
             self._apply(rank, rank.machine.close)
             if all(other.machine.closed for other in self.ranks):
@@ -257,7 +246,8 @@ class _World:
                     self._hop(partial(self._apply, other, other.machine.finish, last))
             return
         rank.left -= 1
-        rank.buffers[rank.machine.live][:] = np.nan  # half a model, until it is published
+        if rank.machine.live != NONE:
+            rank.buffers[rank.machine.live][:] = np.nan  # half a model, until it is published
         if self.compute_ns is not None:
             delay = self.compute_ns[rank.rank][rank.iteration]
         else:
@@ -275,13 +265,17 @@ class _World:
         self._hop(partial(self._publish, rank))
 
     def _publish(self, rank: _Rank) -> None:
+        joins = self.communicates and self.schedule.next(rank.iteration - 1) == rank.iteration
+        if joins and rank.machine.live == NONE:  # peers still read what it published before
+            self._later(1, partial(self._publish, rank))
+            return
         gradient = self.schedule.accumulate and not self.schedule.is_sync(rank.iteration)
         if not gradient:
             rank.model = rank.model + (rank.gradient if self.schedule.accumulate else self._draw())
         published = rank.gradient if gradient else rank.model
         rank.arrival_ns = self.now
         rank.published_digest = digest(published)
-        if not (self.communicates and self.schedule.next(rank.iteration - 1) == rank.iteration):
+        if not joins:
             record = self._record(rank, None, None)
             record.model_digest = rank.published_digest
             self._next(rank)

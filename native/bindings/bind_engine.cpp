@@ -5,12 +5,13 @@
 #include <pybind11/stl.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 
 #include "bindings.hpp"
 #include "wagma/engine.hpp"
-#include "wagma/transport_local.hpp"
+#include "wagma/report.hpp"
 
 namespace py = pybind11;
 
@@ -40,35 +41,63 @@ void translate(std::exception_ptr exception) {
   }
 }
 
-// The dtype of a model. Anything but the machine's own float32 and float64 would be reinterpreted, so it is refused.
-DType dtype_of(const py::array& array) {
-  if (array.dtype().is(py::dtype::of<float>()) || array.dtype().equal(py::dtype::of<float>())) return DType::float32;
-  if (array.dtype().equal(py::dtype::of<double>())) return DType::float64;
-  raise_python("InputError", "dtype = " + py::str(array.dtype()).cast<std::string>() + ": must be float32 or float64");
+DType dtype_of(const std::string& name) {
+  for (const DType dtype : {DType::float32, DType::float64, DType::float16, DType::bfloat16}) {
+    if (name == dtype_name(dtype)) return dtype;
+  }
+  raise_python("InputError", "dtype = " + name + ": must be float32, float64, float16 or bfloat16");
 }
 
-void check_layout(const py::array& array) {
+// numpy has no bfloat16: its items come, and go, as 16-bit integers, or as whatever type of 16 bits another library has added.
+bool holds(const py::array& array, DType dtype) {
+  const py::dtype given = array.dtype();
+  switch (dtype) {
+    case DType::float32:
+      return given.equal(py::dtype::of<float>());
+    case DType::float64:
+      return given.equal(py::dtype::of<double>());
+    case DType::float16:
+      return given.equal(py::dtype("float16"));
+    default:
+      return given.itemsize() == 2 && given.kind() != 'f';
+  }
+}
+
+void check_like(const EngineConfig& config, const py::array& array) {
   if (array.ndim() != 1 || !(array.flags() & py::array::c_style)) {
     raise_python("InputError", "the model is not a 1-D C-contiguous array: it has " + std::to_string(array.ndim()) +
                                    " dimensions" + (array.flags() & py::array::c_style ? "" : " and gaps"));
   }
-}
-
-void check_like(const Engine& engine, const py::array& array) {
-  check_layout(array);
-  const EngineConfig& config = engine.config();
-  if (dtype_of(array) != config.dtype || static_cast<std::size_t>(array.size()) != config.count) {
+  if (!holds(array, config.dtype) || static_cast<std::size_t>(array.size()) != config.count) {
     raise_python("InputError", "the model has " + std::to_string(array.size()) + " elements of " +
                                    py::str(array.dtype()).cast<std::string>() + ": the engine was made for " +
-                                   std::to_string(config.count) + " of " +
-                                   (config.dtype == DType::float64 ? "float64" : "float32"));
+                                   std::to_string(config.count) + " of " + dtype_name(config.dtype));
   }
 }
 
-void* writable(const Engine& engine, py::array& array) {
-  check_like(engine, array);
-  if (!array.writeable()) raise_python("InputError", "the model is read-only: the average cannot be written into it");
-  return array.mutable_data();
+// nullptr for None: a resident model is not handed in.
+const void* readable(const Engine& engine, const std::optional<py::array>& array) {
+  if (!array) return nullptr;
+  check_like(engine.config(), *array);
+  return array->data();
+}
+
+void* writable(const Engine& engine, std::optional<py::array>& array) {
+  if (!array) return nullptr;
+  check_like(engine.config(), *array);
+  if (!array->writeable()) raise_python("InputError", "the model is read-only: the average cannot be written into it");
+  return array->mutable_data();
+}
+
+// A buffer as an array that keeps the engine, and with it the memory, alive.
+py::array buffer_of(const py::object& self, int index) {
+  const auto& engine = self.cast<const Engine&>();
+  if (index < 0 || index >= engine.transport().buffers()) {
+    raise_python("InputError", "buffer " + std::to_string(index) + ": must be from 0 to " + std::to_string(engine.transport().buffers() - 1));
+  }
+  const EngineConfig& config = engine.config();
+  const py::dtype dtype(config.dtype == DType::bfloat16 ? "uint16" : dtype_name(config.dtype));
+  return py::array(dtype, {static_cast<py::ssize_t>(config.count)}, {}, engine.transport().buffer(index), self);
 }
 
 // The thread that imports this module first; Python runs signal handlers in its main thread only.
@@ -82,21 +111,40 @@ void check_signals() {
   if (PyErr_CheckSignals() != 0) throw py::error_already_set();
 }
 
-std::unique_ptr<Engine> make_engine(std::shared_ptr<Transport> transport, const py::array& initial, int group_size,
-                                    Version sync_period, bool grouped, bool merge_once, double timeout_s, bool record,
-                                    bool digests, bool fixed, int initiators, std::int64_t seed, bool accumulate) {
-  check_layout(initial);
+EngineConfig make_config(int world_size, int group_size, Version sync_period, std::size_t count, const std::string& dtype, bool grouped,
+                         bool fixed, int initiators, std::int64_t seed, bool accumulate, bool merge_once, bool resident,
+                         bool mean_when_fresh, double timeout_s, double watchdog_s, bool record, bool digests) {
   EngineConfig config;
-  config.schedule = {transport->world_size(), group_size, sync_period, grouped, fixed, initiators, seed, accumulate};
-  config.count = static_cast<std::size_t>(initial.size());
-  config.dtype = dtype_of(initial);
+  config.schedule = {world_size, group_size, sync_period, grouped, fixed, initiators, seed, accumulate};
+  config.count = count;
+  config.dtype = dtype_of(dtype);
   config.merge_once = merge_once;
+  config.resident = resident;
+  config.mean_when_fresh = mean_when_fresh;
   config.timeout_s = timeout_s;
+  config.watchdog_s = watchdog_s;
   config.record = record;
   config.digests = digests;
+  config.check();
+  return config;
+}
+
+std::unique_ptr<Engine> make_engine(const EngineConfig& config, std::shared_ptr<Transport> transport, const py::array& initial) {
+  check_like(config, initial);
   const void* model = initial.data();
   py::gil_scoped_release released;
   return std::make_unique<Engine>(config, std::move(transport), model);
+}
+
+void register_config(py::module_& module) {
+  py::class_<EngineConfig>(module, "EngineConfig", "What the engines of all ranks have to agree on, and what a transport has to provide.")
+      .def(py::init(&make_config), py::kw_only(), py::arg("world_size"), py::arg("group_size"), py::arg("sync_period"),
+           py::arg("count"), py::arg("dtype") = "float32", py::arg("grouped") = true, py::arg("fixed") = false,
+           py::arg("initiators") = 0, py::arg("seed") = 0, py::arg("accumulate") = false, py::arg("merge_once") = false,
+           py::arg("resident") = false, py::arg("mean_when_fresh") = false, py::arg("timeout_s") = 300.0, py::arg("watchdog_s") = 60.0, py::arg("record") = false,
+           py::arg("digests") = false)
+      .def_property_readonly("buffers", &EngineConfig::buffers, "Buffers that a rank needs.")
+      .def_property_readonly("buffer_bytes", &EngineConfig::buffer_bytes);
 }
 
 void register_records(py::module_& module) {
@@ -131,42 +179,29 @@ void register_records(py::module_& module) {
       .def_readonly("iterations", &Records::iterations);
 }
 
-void register_transports(py::module_& module) {
-  py::class_<Transport, std::shared_ptr<Transport>>(module, "Transport", "How an engine reaches its peers; made by a hub or by MPI.")
-      .def_property_readonly("rank", &Transport::rank)
-      .def_property_readonly("world_size", &Transport::world_size);
-  py::class_<LocalHub, std::shared_ptr<LocalHub>>(module, "LocalHub", "What the ranks of one run share when they are threads.")
-      .def(py::init<int>(), py::arg("world_size"))
-      .def_property_readonly("world_size", &LocalHub::world_size)
-      .def("transport", &LocalHub::transport, py::arg("rank"), "The transport of `rank`; each can be had once.")
-      .def("fail", &LocalHub::fail, py::arg("rank"), py::arg("message"), py::call_guard<py::gil_scoped_release>(),
-           "Every rank's engine stops with PeerFailed, which names `rank`.");
-}
-
 }  // namespace
 
 void register_engine(py::module_& module) {
   py::register_exception_translator(translate);
-  register_transports(module);
   register_records(module);
+  register_config(module);
+  module.def("report_on", &report_on, py::arg("signal"),
+             "Each engine writes a line about itself to standard error within about a second of `signal`; false if it is handled already.");
   py::class_<Engine>(module, "Engine", "One rank's decision machine, buffers and progress thread.")
-      .def(py::init(&make_engine), py::arg("transport"), py::arg("initial"), py::kw_only(), py::arg("group_size"),
-           py::arg("sync_period"), py::arg("grouped") = true, py::arg("merge_once") = false, py::arg("timeout_s") = 300.0,
-           py::arg("record") = false, py::arg("digests") = false, py::arg("fixed") = false, py::arg("initiators") = 0,
-           py::arg("seed") = 0, py::arg("accumulate") = false)
+      .def(py::init(&make_engine), py::arg("config"), py::arg("transport"), py::arg("initial"))
       .def(
           "arrive",
-          [](Engine& engine, Version version, const py::array& own) {
-            check_like(engine, own);
-            const void* model = own.data();
+          [](Engine& engine, Version version, const std::optional<py::array>& own) {
+            const void* model = readable(engine, own);
             py::gil_scoped_release released;
             return engine.arrive(version, model, check_signals);
           },
           py::arg("version"), py::arg("own"),
-          "Publish `own` for `version` and wait; after group_length > 0 exactly one of merge and copy_result has to follow.")
+          "Publish `own` (None: the resident model) for `version` and wait; after group_length > 0 exactly one of merge and "
+          "copy_result has to follow.")
       .def(
           "merge",
-          [](Engine& engine, py::array own, int own_weight, int divisor) {
+          [](Engine& engine, std::optional<py::array> own, int own_weight, int divisor) {
             void* model = writable(engine, own);
             py::gil_scoped_release released;
             engine.merge(model, own_weight, divisor);
@@ -174,19 +209,31 @@ void register_engine(py::module_& module) {
           py::arg("own"), py::arg("own_weight"), py::arg("divisor"), "own = (sum + own_weight * own) / divisor, in place.")
       .def(
           "copy_result",
-          [](Engine& engine, py::array own) {
+          [](Engine& engine, std::optional<py::array> own) {
             void* model = writable(engine, own);
             py::gil_scoped_release released;
             engine.copy_result(model);
           },
           py::arg("own"), "own = result; at a sync the result is the mean.")
       .def(
-          "close",
-          [](Engine& engine) {
+          "retract",
+          [](Engine& engine, py::array own) {
+            std::optional<py::array> given(own);
+            void* gradient = writable(engine, given);
             py::gil_scoped_release released;
-            engine.close(check_signals);
+            return engine.retract(gradient);
           },
-          "Serve the other ranks until all have closed.")
+          py::arg("own"), "own += what no version has taken yet, where contributions accumulate; whether there was something.")
+      .def_property_readonly("live_index", &Engine::live_index, "The buffer with the resident model.")
+      .def("buffer", &buffer_of, py::arg("index"), "A buffer as an array; bfloat16 as uint16.")
+      .def(
+          "close",
+          [](Engine& engine, const std::optional<py::array>& model) {
+            const void* last = readable(engine, model);
+            py::gil_scoped_release released;
+            engine.close(check_signals, last);
+          },
+          py::arg("model") = py::none(), "Serve the other ranks until all have closed.")
       .def("abort", &Engine::abort, py::arg("message"), py::call_guard<py::gil_scoped_release>(),
            "Tell the peers and stop, waiting for nobody.")
       .def_property_readonly("rank", &Engine::rank)

@@ -2,19 +2,16 @@
 // tuples that begin with their kind: ("forward", version, dimension, rank), ("start", version, buffer, target, stamp, oldest),
 // ("complete", version, fresh, merged_version, buffer), ("retracted", buffer, stamp, oldest), ("solo", version,
 // dimension, rank).
-#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <cstdio>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "bindings.hpp"
 #include "wagma/digest.hpp"
 #include "wagma/protocol.hpp"
-#include "wagma/reduce.hpp"
 
 namespace py = pybind11;
 
@@ -48,20 +45,6 @@ auto event(Outputs (Machine::*method)(Arguments...)) {
   return [method](Machine& machine, Arguments... arguments) { return list_of((machine.*method)(arguments...)); };
 }
 
-DType dtype_of(const py::array& array) {
-  if (array.dtype().equal(py::dtype::of<float>())) return DType::float32;
-  if (array.dtype().equal(py::dtype::of<double>())) return DType::float64;
-  throw py::type_error("dtype must be float32 or float64");
-}
-
-// What the kernel may read as `count` items of `dtype`; anything else would be reinterpreted.
-const void* items_of(const py::array& array, DType dtype, py::ssize_t count) {
-  if (!(array.flags() & py::array::c_style) || array.size() != count || dtype_of(array) != dtype) {
-    throw py::value_error("arrays must be C-contiguous and equal in size and dtype");
-  }
-  return array.data();
-}
-
 std::string digest_of(const py::buffer& buffer) {
   const py::buffer_info info = buffer.request();
   if (PyBuffer_IsContiguous(info.view(), 'C') == 0) throw py::value_error("the buffer must be C-contiguous");
@@ -69,27 +52,6 @@ std::string digest_of(const py::buffer& buffer) {
   std::snprintf(text, sizeof text, "%016llx",
                 static_cast<unsigned long long>(digest(info.ptr, static_cast<std::size_t>(info.size * info.itemsize))));
   return text;
-}
-
-py::array sum_of(const std::vector<py::array>& contributions) {
-  if (contributions.empty()) throw py::value_error("tree_sum of no arrays");
-  const py::array& first = contributions.front();
-  const DType dtype = dtype_of(first);
-  std::vector<const void*> sources;
-  for (const py::array& array : contributions) sources.push_back(items_of(array, dtype, first.size()));
-  py::array sum(first.dtype(), std::vector<py::ssize_t>(first.shape(), first.shape() + first.ndim()));
-  tree_sum(dtype, sum.mutable_data(), sources.data(), static_cast<int>(sources.size()),
-           static_cast<std::size_t>(first.size()));
-  return sum;
-}
-
-py::array merged(const std::optional<py::array>& total, const py::array& own, int own_weight, int divisor) {
-  const DType dtype = dtype_of(own);
-  const void* source = items_of(own, dtype, own.size());
-  const void* sum = total ? items_of(*total, dtype, own.size()) : nullptr;
-  py::array result(own.dtype(), std::vector<py::ssize_t>(own.shape(), own.shape() + own.ndim()));
-  merge_into(dtype, result.mutable_data(), source, sum, own_weight, divisor, static_cast<std::size_t>(own.size()));
-  return result;
 }
 
 }  // namespace
@@ -119,18 +81,16 @@ void register_protocol(py::module_& module) {
       },
       "world_size"_a, "initiators"_a, "seed"_a, "version"_a, "The ranks that may activate `version`, in ascending order.");
   module.def("digest", &digest_of, "buffer"_a, "16 hexadecimal digits for the bytes of a C-contiguous buffer.");
-  module.def("tree_sum", &sum_of, "contributions"_a, "Sum along the association tree, of float32 or float64 arrays.");
-  module.def("merge", &merged, py::arg("total").none(true), "own"_a, "own_weight"_a, "divisor"_a,
-             "(total + own_weight * own) / divisor; a copy of own if total is None.");
 
   py::class_<Machine>(module, "Machine", "The decision machine of one rank; wagma.core.protocol.Machine specifies it.")
       .def(py::init([](int rank, int world_size, int group_size, Version sync_period, bool grouped, bool merge_once,
-                       bool fixed, int initiators, std::int64_t seed, bool accumulate) {
+                       bool fixed, int initiators, std::int64_t seed, bool accumulate, bool resident) {
              const Schedule schedule{world_size, group_size, sync_period, grouped, fixed, initiators, seed, accumulate};
-             return Machine(rank, schedule, merge_once);
+             return Machine(rank, schedule, merge_once, resident);
            }),
            "rank"_a, "world_size"_a, "group_size"_a, "sync_period"_a, "grouped"_a = true, "merge_once"_a = false,
-           "fixed"_a = false, "initiators"_a = 0, "seed"_a = 0, "accumulate"_a = false)
+           "fixed"_a = false, "initiators"_a = 0, "seed"_a = 0, "accumulate"_a = false,
+           "resident"_a = false)
       .def("arrive", event(&Machine::arrive), "version"_a)
       .def("activation", event(&Machine::activation), "version"_a, "dimension"_a)
       .def("solo", event(&Machine::solo), "version"_a, "dimension"_a)
@@ -142,5 +102,6 @@ void register_protocol(py::module_& module) {
       .def("finish", event(&Machine::finish), "version"_a)
       .def("restore", &Machine::restore, "state"_a)
       .def_property_readonly("state", [](const Machine& machine) { return py::tuple(py::cast(machine.state())); })
+      .def_property_readonly("buffers", &Machine::buffers)
       .def_property_readonly("done", &Machine::done);
 }

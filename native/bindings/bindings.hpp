@@ -3,5 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
-void register_engine(pybind11::module_& module);  // bind_engine.cpp: engine, transports, errors
-void register_protocol(pybind11::module_& module);  // bind_protocol.cpp: decision machine, groups, trees, sums
+void register_engine(pybind11::module_& module);  // bind_engine.cpp: engine, records, errors
+void register_protocol(pybind11::module_& module);  // bind_protocol.cpp: decision machine, groups, trees
+void register_reduce(pybind11::module_& module);  // bind_reduce.cpp: sums, means, merges
+void register_transport(pybind11::module_& module);  // bind_transport.cpp: threads of a process, processes of a machine

@@ -7,6 +7,8 @@
 PYBIND11_MODULE(_native, module) {
   module.doc() = "The C++ kernel of wagma.";
   module.attr("__version__") = wagma::version();
+  register_transport(module);
   register_engine(module);
   register_protocol(module);
+  register_reduce(module);
 }

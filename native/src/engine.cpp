@@ -1,140 +1,224 @@
-// The application's side of the engine; the progress thread's side is in engine_progress.cpp.
+// The application's side of the engine; what both threads do in turns is in engine_drive.cpp.
 #include "wagma/engine.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <sstream>
 #include <utility>
 
-#include "buffers.hpp"
+#include "cache.hpp"
 #include "clock.hpp"
+#include "drive_until.hpp"
 #include "wagma/digest.hpp"
+#include "wagma/report.hpp"
 
 namespace wagma {
 
 namespace {
 
-constexpr auto kTick = std::chrono::milliseconds(50);    // how often a wait looks for Ctrl-C
-constexpr auto kAnswer = std::chrono::seconds(1);        // limit for the progress thread to say who is missing
-constexpr double kLongestTimeout = 1e7;                  // seconds; more would overflow nothing but makes no sense
-
-std::string listed(const std::vector<int>& ranks) {
-  constexpr std::size_t kShown = 16;
-  std::ostringstream text;
-  text << (ranks.size() == 1 ? "rank " : "ranks ");
-  for (std::size_t i = 0; i < std::min(ranks.size(), kShown); ++i) text << (i ? ", " : "") << ranks[i];
-  if (ranks.size() > kShown) text << " and " << ranks.size() - kShown << " more";
-  return text.str();
-}
-
-std::string or_none(Version version) { return version == kNone ? "none" : std::to_string(version); }
+constexpr double kLongestTimeout = 1e7;  // seconds; more would overflow nothing but makes no sense
 
 }  // namespace
 
 void EngineConfig::check() const {
   schedule.check();
-  if (schedule.accumulate || schedule.selective()) {
-    throw std::invalid_argument(schedule.accumulate ? "accumulate = True: must be False, the engine averages models only"
-                                                    : "initiators = " + std::to_string(schedule.initiators) +
-                                                          ": must be 0, in the engine everybody may activate");
-  }
   if (count < 1) throw std::invalid_argument("count = 0: a model has at least 1 element");
   if (!(timeout_s > 0 && timeout_s <= kLongestTimeout)) {
     throw std::invalid_argument("timeout_s = " + std::to_string(timeout_s) + ": must be above 0 and at most 1e7");
   }
+  if (!(watchdog_s >= 0 && watchdog_s <= kLongestTimeout)) {
+    throw std::invalid_argument("watchdog_s = " + std::to_string(watchdog_s) + ": must be from 0 (never) to 1e7");
+  }
 }
+
+int EngineConfig::buffers() const { return Machine(0, schedule, merge_once, resident).buffers(); }
 
 Engine::Engine(const EngineConfig& config, std::shared_ptr<Transport> transport, const void* initial)
     : config_((config.check(), config)),
       transport_(std::move(transport)),
       rank_(transport_->rank()),
-      buffers_(std::make_shared<Buffers>(config.count * item_size(config.dtype))),
-      machine_(rank_, config.schedule, config.merge_once),
-      last_sign_(Clock::now()) {
+      machine_(rank_, config.schedule, config.merge_once, config.resident),
+      last_sign_(Clock::now()),
+      since_(last_sign_),
+      reports_asked_(reports_asked()) {
   if (transport_->world_size() != config.schedule.world_size) {
     throw std::invalid_argument("world_size = " + std::to_string(config.schedule.world_size) + ": the transport has " +
                                 std::to_string(transport_->world_size()) + " ranks");
   }
-  std::memcpy(buffers_->at(machine_.published()), initial, config.count * item_size(config.dtype));
-  thread_ = std::thread(&Engine::run, this);
+  if (transport_->buffers() < machine_.buffers() || transport_->buffer_bytes() < config.buffer_bytes()) {
+    throw std::invalid_argument("the transport has " + std::to_string(transport_->buffers()) + " buffers of " +
+                                std::to_string(transport_->buffer_bytes()) + " bytes: must be " +
+                                std::to_string(machine_.buffers()) + " of " + std::to_string(config.buffer_bytes()));
+  }
+  for (const int buffer : {machine_.published(), config.resident ? machine_.live() : static_cast<int>(kNone)}) {
+    if (buffer != kNone) std::memcpy(transport_->buffer(buffer), initial, config.count * item_size(config.dtype));
+  }
+  thread_ = Thread(&Engine::run, this);
 }
 
 Engine::~Engine() {
   if (thread_.joinable()) abort("the engine was dropped without being closed");
 }
 
-Outcome Engine::arrive(Version version, const void* own, const Tick& tick) {
-  const std::size_t bytes = config_.count * item_size(config_.dtype);
-  int live = 0;
-  {
-    std::lock_guard lock(mutex_);
+Stores Engine::stores() const {
+  return stores_for(2 * static_cast<std::size_t>(config_.schedule.group_size) * config_.count * item_size(config_.dtype));
+}
+
+// -- arriving -----------------------------------------------------------------------------------------------------------
+
+// The buffer into which the application may write, kNone if it may not arrive now. There may be none for as long as peers still read what it
+// published before, which is waited for.
+int Engine::live_buffer(const Tick& tick) {
+  int live = kNone;
+  drive_until(tick, false, [&] {
     require_running();
     live = machine_.live();
+    return !machine_.awaits_readers();
+  });
+  return live;
+}
+
+Outcome Engine::arrive(Version version, const void* own, const Tick& tick) {
+  const std::size_t bytes = config_.count * item_size(config_.dtype);
+  if ((own == nullptr) != config_.resident) {
+    throw ProtocolError("rank " + std::to_string(rank_) + ": a model is handed in unless it is resident");
   }
-  std::memcpy(buffers_->at(live), own, bytes);
+  const int index = live_buffer(tick);
+  if (index == kNone) {
+    std::lock_guard lock(mutex_);
+    machine_.arrive(version);  // says why not
+    throw ProtocolError("rank " + std::to_string(rank_) + ": arrive without a buffer");
+  }
+  std::byte* live = transport_->buffer(index);
+  if (own) copy(live, own, bytes, stores());
   IterationRecord record;
   record.iteration = version;
-  if (config_.digests) record.published_digest = record.model_digest = digest(buffers_->at(live), bytes);
-  std::optional<Complete> complete;
+  if (config_.digests) record.published_digest = record.model_digest = digest(live, bytes);
   {
-    std::unique_lock lock(mutex_);
+    std::lock_guard lock(mutex_);
     record.arrival_ns = now_ns();  // under the lock, so that its order with starts is the order that decided `fresh`
     apply(machine_.arrive(version), true);
     iteration_ = record;
-    lock.unlock();
-    transport_->wake();
-    lock.lock();
-    wait_for(lock, tick, false, [&] { return complete_.has_value(); });
-    complete = std::exchange(complete_, std::nullopt);
-    iteration_.fresh = complete->fresh;
-    iteration_.merged_version = complete->merged_version;
-    if (complete->merged_version == kNone) finish_iteration();
+    since_ = last_sign_ = Clock::now();
   }
-  if (complete->merged_version == kNone) return {complete->fresh, kNone, 0};
-  merging_ = complete->buffer;
-  const auto group = config_.schedule.group(rank_, complete->merged_version);
-  return {complete->fresh, complete->merged_version, static_cast<int>(group.size())};
+  drive_until(tick, false, [&] { return complete_.has_value(); });
+  std::unique_lock lock(mutex_);
+  const Completed completed = *std::exchange(complete_, std::nullopt);
+  const Complete& complete = completed.complete;
+  iteration_.fresh = complete.fresh;
+  iteration_.merged_version = complete.merged_version;
+  since_ = Clock::now();
+  merging_pending_ = complete.merged_version != kNone;
+  if (complete.merged_version == kNone) {
+    const int now_live = config_.resident ? machine_.live() : kNone;
+    finish_iteration();
+    lock.unlock();
+    if (now_live != kNone) copy(transport_->buffer(now_live), transport_->buffer(completed.own), bytes, stores());
+    return {complete.fresh, kNone, 0};
+  }
+  merging_ = completed;
+  return {complete.fresh, complete.merged_version,
+          static_cast<int>(config_.schedule.group(rank_, complete.merged_version).size())};
+}
+
+// -- merging ------------------------------------------------------------------------------------------------------------
+
+const std::byte* Engine::begin_merge(const char* call) {
+  if (!merging_) throw ProtocolError("rank " + std::to_string(rank_) + ": " + call + " without a result");
+  const std::byte* result = transport_->buffer(merging_->complete.buffer);
+  if (config_.digests) {  // now: the result may become the model
+    const std::size_t item = merging_->result.finished ? item_size(config_.dtype) : accumulator_size(config_.dtype);
+    iteration_.merged_digest = digest(result, config_.count * item);
+  }
+  return result;
+}
+
+std::byte* Engine::destination(void* own) {
+  if (!config_.resident) return static_cast<std::byte*>(own);
+  return static_cast<std::byte*>(live());
 }
 
 void Engine::merge(void* own, int own_weight, int divisor) {
-  if (merging_ < 0) throw ProtocolError("rank " + std::to_string(rank_) + ": merge without a result to merge");
-  wagma::merge(config_.dtype, own, buffers_->at(merging_), own_weight, divisor, config_.count);
-  finish_merge(own);
+  if (merging_ && merging_->result.finished) {  // what was asked for is there already
+    if (own_weight != 0 || divisor != merging_->result.divisor) {
+      throw ProtocolError("rank " + std::to_string(rank_) + ": (sum + " + std::to_string(own_weight) + " * own) / " +
+                          std::to_string(divisor) + " of a fresh contribution: with mean_when_fresh it is sum / " +
+                          std::to_string(merging_->result.divisor));
+    }
+    copy_result(own);
+    return;
+  }
+  const std::byte* result = begin_merge("merge");
+  std::byte* model = destination(own);
+  const void* published = config_.resident ? transport_->buffer(merging_->own) : own;
+  merge_into(config_.dtype, model, published, result, own_weight, divisor, config_.count, stores());
+  finish_merge(model);
 }
 
 void Engine::copy_result(void* own) {
-  if (merging_ < 0) throw ProtocolError("rank " + std::to_string(rank_) + ": copy_result without a result to copy");
-  std::memcpy(own, buffers_->at(merging_), config_.count * item_size(config_.dtype));
-  finish_merge(own);
+  const std::byte* result = begin_merge("copy_result");
+  std::byte* model = destination(own);
+  if (!merging_->result.finished) {
+    merge_into(config_.dtype, model, nullptr, result, 0, 1, config_.count, stores());
+  } else if (model != result) {  // else averaging is a change of role
+    copy(model, result, config_.count * item_size(config_.dtype), stores());
+  }
+  finish_merge(model);
 }
 
-void Engine::finish_merge(const void* own) {
-  const std::size_t bytes = config_.count * item_size(config_.dtype);
-  if (config_.digests) {
-    iteration_.merged_digest = digest(buffers_->at(merging_), bytes);
-    iteration_.model_digest = digest(own, bytes);
-  }
-  merging_ = -1;
+void Engine::finish_merge(const void* model) {
+  if (config_.digests) iteration_.model_digest = digest(model, config_.count * item_size(config_.dtype));
+  merging_.reset();
   std::lock_guard lock(mutex_);
   apply(machine_.merge_done());
   finish_iteration();
+  since_ = Clock::now();
+  merging_pending_ = false;
 }
 
-void Engine::close(const Tick& tick) {
+void* Engine::live() { return transport_->buffer(live_index()); }
+
+int Engine::live_index() {
+  std::lock_guard lock(mutex_);
+  if (!config_.resident || machine_.live() == kNone) {
+    throw ProtocolError("rank " + std::to_string(rank_) + ": no model of the application is in the buffers");
+  }
+  return machine_.live();
+}
+
+bool Engine::retract(void* own) {
+  std::optional<Retracted> retracted;
   {
-    std::unique_lock lock(mutex_);
+    std::lock_guard lock(mutex_);
+    require_running();
+    for (const Output& output : machine_.retract()) retracted = std::get<Retracted>(output);
+  }
+  if (!retracted) return false;
+  add_into(config_.dtype, own, transport_->buffer(retracted->buffer), config_.count);
+  std::lock_guard lock(mutex_);
+  apply(machine_.merge_done());
+  return true;
+}
+
+// -- the end ------------------------------------------------------------------------------------------------------------
+
+void Engine::close(const Tick& tick, const void* model) {
+  if (config_.schedule.accumulate && !closing_) {
+    const int live = live_buffer(tick);
+    const bool syncs = config_.schedule.sync_period != 0;
+    if (syncs && !model) throw ProtocolError("rank " + std::to_string(rank_) + ": close without the model for the syncs that are left");
+    if (syncs && live != kNone) copy(transport_->buffer(live), model, config_.count * item_size(config_.dtype), stores());
+  }
+  {
+    std::lock_guard lock(mutex_);
     if (failure_) std::rethrow_exception(failure_);
     if (!closing_) {  // else a close that ran into its limit is tried again
       apply(machine_.close());
       closing_ = true;
     }
-    last_sign_ = Clock::now();
-    lock.unlock();
-    transport_->wake();
-    lock.lock();
-    wait_for(lock, tick, true, [&] { return finished_; });
+    since_ = last_sign_ = Clock::now();
   }
+  drive_until(tick, true, [&] { return finished_; });
+  transport_->wake();
   if (thread_.joinable()) thread_.join();
 }
 
@@ -152,15 +236,16 @@ Records Engine::take_records() {
   return std::exchange(records_, {});
 }
 
+// -- under the mutex ----------------------------------------------------------------------------------------------------
+
 void Engine::apply(const Outputs& outputs, bool by_arrival) {
   note_activated(by_arrival);
   for (const Output& output : outputs) {
     if (const auto* complete = std::get_if<Complete>(&output)) {
-      complete_ = *complete;
-      released_.notify_all();
+      complete_ = Completed{*complete, result_, machine_.published()};
       continue;
     }
-    if (const auto* start = std::get_if<Start>(&output)) starting_ = record_of(*start);
+    if (const auto* start = std::get_if<Start>(&output)) starting_ = begun_of(*start);
     outbox_.push_back(output);
   }
 }
@@ -170,7 +255,7 @@ void Engine::note_activated(bool by_arrival) {
   if (machine_.activated() > known) activated_.push_back({machine_.activated(), now_ns(), by_arrival});
 }
 
-ExecutionRecord Engine::record_of(const Start& start) {
+Engine::Begun Engine::begun_of(const Start& start) {
   // The last entry stays, whatever its version: note_activated compares with it.
   while (activated_.size() > 1 && activated_.front().version < start.version) activated_.pop_front();
   const Activated& by = activated_.front();
@@ -181,7 +266,12 @@ ExecutionRecord Engine::record_of(const Start& start) {
   record.activated_ns = by.at_ns;
   record.started_ns = now_ns();
   record.own_stamp = start.stamp;
-  return record;
+  const bool fresh = machine_.waiting() == start.version;
+  // With digests a group's members record the same sum, so that a checker can compare them; the bits are the same in the end.
+  const bool sync = config_.schedule.is_sync(start.version);
+  const bool mean = sync || (config_.mean_when_fresh && fresh && !config_.digests);
+  const int divisor = mean ? static_cast<int>(record.members.size()) : 1;
+  return {start, std::move(record), {divisor, sync || divisor != 1}};
 }
 
 void Engine::finish_iteration() {
@@ -193,56 +283,6 @@ void Engine::finish_iteration() {
 void Engine::require_running() const {
   if (failure_) std::rethrow_exception(failure_);
   if (closing_) throw ProtocolError("rank " + std::to_string(rank_) + ": the engine is closed");
-}
-
-template <class Ready>
-void Engine::wait_for(std::unique_lock<std::mutex>& lock, const Tick& tick, bool extend, Ready ready) {
-  const auto limit = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(config_.timeout_s));
-  const auto begun = Clock::now();
-  while (!ready()) {
-    if (failure_) std::rethrow_exception(failure_);
-    const auto deadline = (extend ? std::max(begun, last_sign_) : begun) + limit;
-    const auto now = Clock::now();
-    if (now >= deadline) {
-      const std::string why = timeout_message(lock);
-      if (ready()) return;  // it came while the message was being made
-      throw CollectiveTimeout(why);
-    }
-    released_.wait_until(lock, std::min<Clock::time_point>(deadline, now + kTick));
-    if (tick && !ready()) {
-      lock.unlock();  // it runs foreign code
-      tick();
-      lock.lock();
-    }
-  }
-}
-
-std::string Engine::timeout_message(std::unique_lock<std::mutex>& lock) {
-  missing_asked_ = true;
-  missing_.reset();
-  lock.unlock();
-  transport_->wake();
-  lock.lock();
-  released_.wait_for(lock, kAnswer, [&] { return missing_ || failure_; });
-  if (failure_) std::rethrow_exception(failure_);
-  std::ostringstream text;
-  text << "rank " << rank_ << ": ";
-  const Version version = machine_.waiting() != kNone ? machine_.waiting() : machine_.executing();
-  if (machine_.closed()) {
-    text << "closed after version " << or_none(machine_.arrived()) << ", and heard nothing for " << config_.timeout_s
-         << " s while not all ranks have closed";
-  } else {
-    text << "version " << version << (config_.schedule.is_sync(version) ? " (sync of " : " (group of ")
-         << listed(config_.schedule.group(rank_, version)) << ") is not complete after " << config_.timeout_s << " s";
-  }
-  if (!missing_) {
-    text << "; the progress thread did not answer";
-  } else if (!missing_->empty()) {
-    text << "; version " << machine_.executing() << " lacks the part of " << listed(*missing_);
-  }
-  text << " (next version " << machine_.next_version() << ", executing " << or_none(machine_.executing()) << ", activated "
-       << or_none(machine_.activated()) << ")";
-  return text.str();
 }
 
 }  // namespace wagma

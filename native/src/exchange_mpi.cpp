@@ -1,17 +1,15 @@
+// An execution from its begin to its release; what happens to a block is in exchange_blocks_mpi.cpp.
 #include "wagma/exchange_mpi.hpp"
 
 #include <algorithm>
 
+#include "exchange_tags_mpi.hpp"
+
 namespace wagma {
 
 namespace {
-
-constexpr int kBegun = 0, kContribution = 1, kResult = 2, kPhases = 3;
-constexpr int kTagVersions = 4096;  // the standard guarantees tags up to 32767
-
-int tag_of(Version version, int phase) { return static_cast<int>(version % kTagVersions) * kPhases + phase; }
-
-}  // namespace
+constexpr auto kTurn = std::chrono::microseconds(500);  // of one call, plus a step
+}
 
 void check_mpi(int rank, int code, const char* call) {
   if (code == MPI_SUCCESS) return;
@@ -30,127 +28,151 @@ void take_back(MPI_Request& request) noexcept {
 
 void MpiExchange::note_activity() { active_ = Clock::now(); }
 
-void MpiExchange::post_send(Transfer& transfer, const std::byte* data, std::size_t bytes, int to, int tag) {
-  std::size_t at = 0;
-  do {
-    const std::size_t length = std::min(longest_message_, bytes - at);
-    transfer.peers.push_back(to);
-    check_mpi(rank_, MPI_Isend(data + at, static_cast<int>(length), MPI_BYTE, to, tag, comm_,
-                               &transfer.requests.emplace_back(MPI_REQUEST_NULL)),
-              "MPI_Isend");
-    ++transfer.open;
-    at += length;
-  } while (at < bytes);
-}
-
-void MpiExchange::post_receive(Transfer& transfer, std::byte* data, std::size_t bytes, int from, int tag) {
-  std::size_t at = 0;
-  do {
-    const std::size_t length = std::min(longest_message_, bytes - at);
-    transfer.peers.push_back(from);
-    check_mpi(rank_, MPI_Irecv(data + at, static_cast<int>(length), MPI_BYTE, from, tag, comm_,
-                               &transfer.requests.emplace_back(MPI_REQUEST_NULL)),
-              "MPI_Irecv");
-    ++transfer.open;
-    at += length;
-  } while (at < bytes);
-}
-
 void MpiExchange::begin(const Execution& execution) {
   execution_ = execution;
-  stage_ = Stage::gathering;
+  running_ = true;
   summed_ = false;
-  begun_in_ = contributions_in_ = results_in_ = out_ = {};
-  const int members = static_cast<int>(execution.members.size());
-  const std::size_t item = item_size(execution.dtype);
-  const auto tag = [&](int phase) { return tag_of(execution.version, phase); };
-  own_ = slice_of(execution.count, members, execution.index);
-  const std::size_t own_bytes = own_.size() * item;
-  scratch_.resize(std::max(scratch_.size(), static_cast<std::size_t>(members - 1) * own_bytes));
-  std::byte* into = scratch_.data();
-  // All receives before the first send: a message that finds its receive posted goes straight to its place.
-  for (int i = 0; i < members; ++i) {
-    if (i == execution.index) continue;
-    const int member = execution.members[i];
-    const Slice theirs = slice_of(execution.count, members, i);
-    post_receive(begun_in_, nullptr, 0, member, tag(kBegun));
-    if (own_bytes > 0) post_receive(contributions_in_, into, own_bytes, member, tag(kContribution));
-    if (theirs.size() > 0) {
-      post_receive(results_in_, execution.target + theirs.begin * item, theirs.size() * item, member, tag(kResult));
-    }
-    into += own_bytes;
-  }
-  for (int step = 1; step < members; ++step) {
-    const int i = (execution.index + step) % members;  // each member begins with another one, so that no one is flooded
-    const int member = execution.members[i];
-    const Slice theirs = slice_of(execution.count, members, i);
-    post_send(out_, nullptr, 0, member, tag(kBegun));
-    if (theirs.size() == 0) continue;
-    post_send(out_, execution.contribution + theirs.begin * item, theirs.size() * item, member, tag(kContribution));
-  }
+  finished_ = roomed_ = entered_ = 0;
+  lay_out();
+  post_begun();
+  enter_blocks();
   note_activity();
 }
 
-void MpiExchange::test(Transfer& transfer) {
-  if (transfer.open == 0) return;
-  completed_.resize(std::max(completed_.size(), transfer.requests.size()));
-  int count = 0;
-  check_mpi(rank_, MPI_Testsome(static_cast<int>(transfer.requests.size()), transfer.requests.data(), &count, completed_.data(),
-                     MPI_STATUSES_IGNORE),
-        "MPI_Testsome");
-  if (count == MPI_UNDEFINED || count == 0) return;
-  transfer.open -= static_cast<std::size_t>(count);
-  note_activity();
-}
-
-// The own slice along the association tree, own contribution at its place among the others'; then to everyone.
-void MpiExchange::reduce() {
+// Plans and rooms for this execution. Plans of large groups are long, but as short as the list of messages.
+void MpiExchange::lay_out() {
   const int members = static_cast<int>(execution_.members.size());
-  const std::size_t item = item_size(execution_.dtype), bytes = own_.size() * item;
-  std::byte* result = execution_.target + own_.begin * item;
-  if (bytes == 0) return;
-  std::vector<const void*> sources;
-  const std::byte* next = scratch_.data();
-  for (int i = 0; i < members; ++i) {
-    sources.push_back(i == execution_.index ? execution_.contribution + own_.begin * item : next);
-    if (i != execution_.index) next += bytes;
+  const std::size_t item = accumulator_size(execution_.dtype);
+  cut_ = cut_of(execution_.count, item, members);
+  plan_ = plan_of(cut_.length, members, execution_.index, cut_.whole);
+  last_plan_ = plan_of(execution_.count - (cut_.blocks - 1) * cut_.length, members, execution_.index, cut_.whole);
+  window_.assign(cut_.window, {});
+  constexpr std::size_t kLine = 64;
+  room_bytes_ = (std::max(room_of(plan_), room_of(last_plan_)) * item + kLine - 1) / kLine * kLine;
+  null_.assign(cut_.rooms * plan_.front().moves.size(), 0);  // every step has as many moves
+  free_rooms_.clear();
+  for (int room = static_cast<int>(cut_.rooms); room-- > 0;) free_rooms_.push_back(room);
+  const std::size_t needed = room_bytes_ * cut_.rooms;
+  if (needed > scratch_bytes()) {
+    scratch_.reset(new std::byte[needed]);  // left as it is: touched first by the message that it is for
+    scratch_bytes_.store(needed, std::memory_order_relaxed);
   }
-  tree_sum(execution_.dtype, result, sources.data(), members, own_.size());
-  if (execution_.mean) divide(execution_.dtype, result, members, own_.size());
+}
+
+void MpiExchange::post_begun() {
+  const int members = static_cast<int>(execution_.members.size());
+  const int tag = begun_tag(execution_.version);
+  to_begin_ = begun_out_ = members - 1;
   for (int step = 1; step < members; ++step) {
-    post_send(out_, result, bytes, execution_.members[(execution_.index + step) % members], tag_of(execution_.version, kResult));
+    const int peer = execution_.members[(execution_.index + step) % members];  // each begins with another one: no one is flooded
+    check_mpi(rank_, MPI_Irecv(nullptr, 0, MPI_BYTE, peer, tag, comm_, add({Kind::begun_in, 0, 0, peer, 0})), "MPI_Irecv");
+    check_mpi(rank_, MPI_Isend(nullptr, 0, MPI_BYTE, peer, tag, comm_, add({Kind::begun_out, 0, 0, peer, 0})), "MPI_Isend");
+  }
+}
+
+// Where the request of a new message belongs.
+MPI_Request* MpiExchange::add(const Message& message) {
+  if (unused_.empty()) {
+    unused_.push_back(static_cast<int>(requests_.size()));
+    requests_.push_back(MPI_REQUEST_NULL);
+    messages_.emplace_back();
+    indices_.emplace_back();
+    statuses_.emplace_back();
+  }
+  const int at = unused_.back();
+  unused_.pop_back();
+  messages_[at] = message;
+  return &requests_[at];
+}
+
+// One call for all messages: each call into MPI looks at the network first, and that is what it costs.
+void MpiExchange::test() {
+  if (unused_.size() == requests_.size()) return;
+  int count = 0;
+  check_mpi(rank_, MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &count, indices_.data(), statuses_.data()),
+            "MPI_Testsome");
+  if (count == MPI_UNDEFINED || count == 0) return;
+  for (int i = 0; i < count; ++i) {
+    completed(messages_[indices_[i]], statuses_[i]);
+    unused_.push_back(indices_[i]);
   }
   note_activity();
 }
 
+void MpiExchange::completed(const Message& message, const MPI_Status& status) {
+  Block& block = window_[message.place];
+  switch (message.kind) {
+    case Kind::begun_in: --to_begin_; return;
+    case Kind::begun_out: --begun_out_; return;
+    case Kind::lend: --block.lending; [[fallthrough]];
+    case Kind::send: --block.sending; return;
+    case Kind::receive: --block.receiving;
+  }
+  int bytes = 0;
+  check_mpi(rank_, MPI_Get_count(&status, MPI_BYTE, &bytes), "MPI_Get_count");
+  const bool null = bytes == 0 && block.step == 0;
+  if (block.step == 0) null_[static_cast<std::size_t>(block.room) * step(block).moves.size() + message.move] = null;
+  if (!null && static_cast<std::size_t>(bytes) != message.expected) {
+    throw TransportError("rank " + std::to_string(rank_) + ": rank " + std::to_string(message.peer) + " sent " + std::to_string(bytes) +
+                         " bytes of version " + std::to_string(execution_.version) + ": must be " +
+                         std::to_string(message.expected) + ", the members do not agree on the model");
+  }
+}
+
+// Goes on while something moves, since what a step needs has often come already, but not for long: the caller has activations to
+// forward as well.
 Progress MpiExchange::progress() {
-  if (stage_ == Stage::idle) return {};
-  test(begun_in_);
-  test(contributions_in_);
-  test(results_in_);
-  test(out_);
-  if (stage_ == Stage::gathering) {
-    if (contributions_in_.open > 0) return {};
-    reduce();
-    stage_ = Stage::spreading;
+  if (!running_) return {};
+  const auto enough = Clock::now() + kTurn;
+  bool moved = true;
+  while (moved && active_ < enough) {
+    test();
+    moved = false;
+    for (std::size_t number = finished_; number < entered_ && active_ < enough; ++number) moved |= advance(number % cut_.window);
+    finish_blocks();
+    moved |= enter_blocks();
   }
   Progress progress;
-  if (!summed_ && results_in_.open == 0 && begun_in_.open == 0) progress.summed = summed_ = true;
-  // The result is sent out of the target, so the buffers are free only when these sends are through, too.
-  if (summed_ && out_.open == 0) {
+  if (!summed_ && finished_ == cut_.blocks && to_begin_ == 0) progress.summed = summed_ = true;
+  // A block's own sends were through before it was finished; what is left are the empty messages.
+  if (summed_ && begun_out_ == 0) {
     progress.released = true;
-    stage_ = Stage::idle;
-    execution_.owner.reset();
+    running_ = false;
   }
   return progress;
 }
 
+// What is given away first needs neither a room nor a peer.
+bool MpiExchange::enter_blocks() {
+  const std::size_t before = entered_;
+  for (; entered_ < std::min(cut_.blocks, finished_ + cut_.window); ++entered_) {
+    const std::size_t place = entered_ % cut_.window;
+    window_[place] = {};
+    window_[place].number = entered_;
+    post_sends(place);
+  }
+  return entered_ > before;
+}
+
+// In the order of the blocks, because finished models of 16-bit types are shorter than their sums: block i then lies where the sums
+// of earlier blocks were (and, i = 0, its own, from which it is made front to back), which must have become models before.
+void MpiExchange::finish_blocks() {
+  for (; finished_ < entered_; ++finished_) {
+    const Block& block = window_[finished_ % cut_.window];
+    if (!over(block) || block.sending > 0) return;
+    if (execution_.divisor == 1) continue;
+    const Slice all = placed(block, {0, std::min(cut_.length, execution_.count - finished_ * cut_.length)});
+    std::byte* model = execution_.target + all.begin * item_size(execution_.dtype);
+    const std::byte* sums = execution_.target + all.begin * accumulator_size(execution_.dtype);
+    merge_into(execution_.dtype, model, model, sums, 0, execution_.divisor, all.size());
+  }
+}
+
 std::vector<int> MpiExchange::missing() {
   std::vector<int> ranks;
-  if (stage_ == Stage::idle) return ranks;
-  const Transfer& transfer = begun_in_.open > 0 ? begun_in_ : contributions_in_.open > 0 ? contributions_in_ : results_in_;
-  for (std::size_t i = 0; i < transfer.requests.size(); ++i) {
-    if (transfer.requests[i] != MPI_REQUEST_NULL) ranks.push_back(transfer.peers[i]);
+  const Kind wanted = to_begin_ > 0 ? Kind::begun_in : Kind::receive;
+  for (std::size_t i = 0; i < requests_.size(); ++i) {
+    if (requests_[i] != MPI_REQUEST_NULL && messages_[i].kind == wanted) ranks.push_back(messages_[i].peer);
   }
   std::sort(ranks.begin(), ranks.end());
   ranks.erase(std::unique(ranks.begin(), ranks.end()), ranks.end());
@@ -158,8 +180,8 @@ std::vector<int> MpiExchange::missing() {
 }
 
 void MpiExchange::abandon() noexcept {
-  for (Transfer* transfer : {&begun_in_, &contributions_in_, &results_in_}) {
-    for (MPI_Request& request : transfer->requests) take_back(request);
+  for (std::size_t i = 0; i < requests_.size(); ++i) {
+    if (messages_[i].kind == Kind::begun_in || messages_[i].kind == Kind::receive) take_back(requests_[i]);
   }
 }
 

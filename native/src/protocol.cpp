@@ -17,12 +17,16 @@ constexpr bool kSingleBuffer = false;
 
 }  // namespace
 
-Machine::Machine(int rank, Schedule schedule, bool merge_once)
-    : rank_(rank), schedule_(schedule), merge_once_(merge_once), next_version_(0) {
+Machine::Machine(int rank, Schedule schedule, bool merge_once, bool resident)
+    : rank_(rank), schedule_(schedule), merge_once_(merge_once), resident_(resident), next_version_(0) {
   schedule_.check();
   if (rank < 0 || rank >= schedule_.world_size) {
     throw std::invalid_argument("rank = " + std::to_string(rank) + ": must be from 0 to " +
                                 std::to_string(schedule_.world_size - 1));
+  }
+  if (resident && schedule_.accumulate) {
+    throw std::invalid_argument("rank " + std::to_string(rank) +
+                                ": resident = True: must be False where contributions accumulate");
   }
   next_version_ = schedule_.first();
   forwarded_.assign(static_cast<std::size_t>(dimensions(schedule_.world_size)), kNone);
@@ -40,9 +44,9 @@ Outputs Machine::arrive(Version version) {
   if (schedule_.accumulate && published_ != kNone) {
     reject("arrive", version, "the gradient of version " + std::to_string(stamp_) + " has to be retracted first");
   }
+  if (live_ == kNone) reject("arrive", version, "no buffer is live, peers still read");
   published_ = live_;
   live_ = kNone;
-  live_ = free_buffer();
   stamp_ = arrived_ = waiting_ = version;
   if (!schedule_.accumulate || schedule_.is_sync(version) || oldest_ == kNone) oldest_ = version;
   fresh_ = version >= next_version_;
@@ -52,6 +56,7 @@ Outputs Machine::arrive(Version version) {
       merge_at_ = executing_;
     } else {
       complete(schedule_.previous(next_version_), outputs);
+      reserve();
     }
     return outputs;
   }
@@ -111,6 +116,7 @@ Outputs Machine::exec_done(Version version) {
   Outputs outputs;
   if (merge_at_ == version) complete(version, outputs);
   start(outputs);
+  reserve();
   return outputs;
 }
 
@@ -119,12 +125,14 @@ Outputs Machine::read_done() {
   reading_ = kNone;
   Outputs outputs;
   start(outputs);
+  reserve();
   return outputs;
 }
 
 Outputs Machine::merge_done() {
   if (merging_ == kNone) reject("merge_done", arrived_, "nothing is being merged");
   merging_ = kNone;
+  reserve();
   return {};
 }
 
@@ -145,12 +153,13 @@ Outputs Machine::close() {
   if (closed_) reject("close", arrived_, "the rank has closed already");
   if (waiting_ != kNone) reject("close", arrived_, "the rank still waits in version " + std::to_string(waiting_));
   if (merging_ != kNone) reject("close", arrived_, "the last result is still being merged");
+  if (schedule_.accumulate) {
+    if (live_ == kNone) reject("close", arrived_, "no buffer is live, peers still read");
+    model_ = live_;
+  }
   closed_ = 1;
   Outputs outputs;
-  if (schedule_.accumulate) {
-    model_ = live_;
-    live_ = kNone;
-  }
+  if (!resident_) live_ = kNone;  // else the application's model stays where it is
   if (schedule_.selective()) tell(schedule_.next(arrived_), 0, outputs);
   start(outputs);
   return outputs;
@@ -234,6 +243,7 @@ void Machine::start(Outputs& outputs) {
   }
   executing_ = version;
   next_version_ = schedule_.next(version);
+  result_ = kNone;
   target_ = free_buffer();
   outputs.push_back(Start{version, static_cast<int>(reading_), static_cast<int>(target_), stamp, oldest});
 }
@@ -248,17 +258,38 @@ void Machine::complete(Version version, Outputs& outputs) {
     outputs.push_back(Complete{waiting_, fresh_ != 0, version, static_cast<int>(result_)});
   }
   waiting_ = kNone;
+  if (!resident_) return;
+  if (fresh_ && !schedule_.is_sync(version)) {
+    live_ = result_;
+    result_ = kNone;
+  } else {
+    live_ = free_buffer();
+  }
+}
+
+void Machine::reserve() {
+  if (awaits_readers()) live_ = spare_buffer();
+}
+
+Version Machine::spare_buffer() const {
+  if constexpr (kSingleBuffer) return 0;
+  for (Version buffer = 0; buffer < buffers(); ++buffer) {
+    if (buffer != live_ && buffer != published_ && buffer != reading_ && buffer != target_ && buffer != result_ &&
+        buffer != merging_ && buffer != model_) {
+      return buffer;
+    }
+  }
+  return kNone;
 }
 
 Version Machine::free_buffer() const {
-  if constexpr (kSingleBuffer) return 0;
-  const std::array roles{live_, published_, reading_, target_, result_, merging_, model_};
-  for (Version buffer = 0; buffer < kBuffers; ++buffer) {
-    if (std::find(roles.begin(), roles.end(), buffer) == roles.end()) return buffer;
-  }
+  const Version buffer = spare_buffer();
+  if (buffer != kNone) return buffer;
   std::string held;
-  for (const Version role : roles) held += (held.empty() ? "" : ", ") + std::to_string(role);
-  throw ProtocolError("rank " + std::to_string(rank_) + ": no free buffer among " + std::to_string(kBuffers) +
+  for (const Version role : {live_, published_, reading_, target_, result_, merging_, model_}) {
+    held += (held.empty() ? "" : ", ") + std::to_string(role);
+  }
+  throw ProtocolError("rank " + std::to_string(rank_) + ": no free buffer among " + std::to_string(buffers()) +
                       " (roles (" + held + "))");
 }
 

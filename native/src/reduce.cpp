@@ -2,133 +2,179 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+#include "reduce_kernels.hpp"
 
 namespace wagma {
 namespace {
 
-// 1024 elements: the partials of one block stay in the first-level cache, and loop overhead is far below the loads.
+// 1024 elements: a block of sums, or of zeros, stays in the first-level cache.
 constexpr std::size_t kBlock = 1024;
-// Partials of 4, 8, 16, ... leaves: one slot for each size, so 16 slots are enough for 4 * (2^16 - 1) leaves.
-constexpr int kSlots = 16;
+alignas(64) constinit std::array<double, kBlock> zeros{};  // read only
 
-template <class T>
-void add(T* out, const T* left, const T* right, std::size_t count) {
-  for (std::size_t i = 0; i < count; ++i) out[i] = left[i] + right[i];
+// Roundings to nearest and denormals kept, in this thread, for as long as it lives; see reduce.hpp.
+class Arithmetic {
+ public:
+#if defined(__x86_64__)
+  Arithmetic() : before_(_mm_getcsr()) {
+    if (before_ & kChanges) _mm_setcsr(before_ & ~kChanges);
+  }
+  ~Arithmetic() {
+    if (before_ & kChanges) _mm_setcsr(before_);
+  }
+
+ private:
+  static constexpr unsigned kChanges = 0x8000 | 0x6000 | 0x0040;  // flush to zero, rounding mode, denormals are zeros
+  unsigned before_;
+#else
+  Arithmetic() {}
+  ~Arithmetic() {}
+#endif
+  Arithmetic(const Arithmetic&) = delete;
+  Arithmetic& operator=(const Arithmetic&) = delete;
+};
+
+// See Stores. Without streaming stores there is nothing to wait for.
+void fence(Stores stores) {
+#if defined(__x86_64__)
+  if (stores == Stores::streaming) _mm_sfence();
+#else
+  static_cast<void>(stores);
+#endif
 }
 
-// The subtree of 1 to 4 leaves, straight from the sources into `out`, which may be one of them.
-template <class T>
-void sum_leaves(T* out, const void* const* leaves, int n, std::size_t offset, std::size_t count) {
-  const auto leaf = [&](int i) { return i < n ? static_cast<const T*>(leaves[i]) + offset : nullptr; };
-  const T *a = leaf(0), *b = leaf(1), *c = leaf(2), *d = leaf(3);
-  switch (n) {
-    case 1:
-      if (out != a && count != 0) std::memcpy(out, a, count * sizeof(T));
-      break;
-    case 2:
-      for (std::size_t i = 0; i < count; ++i) out[i] = a[i] + b[i];
-      break;
-    case 3:
-      for (std::size_t i = 0; i < count; ++i) out[i] = (a[i] + b[i]) + c[i];
-      break;
-    default:
-      for (std::size_t i = 0; i < count; ++i) out[i] = (a[i] + b[i]) + (c[i] + d[i]);
+// Targets by what they get: raw sums, means by one divisor (the first other than 1), or by another: `rest`.
+struct Targets {
+  Targets(void* const* targets, const int* divisors, int m) {
+    for (int j = 0; j < m; ++j) {
+      if (divisors[j] == 1) {
+        raw.push_back(targets[j]);
+      } else if (divided.empty() || divisors[j] == divisor) {
+        divisor = divisors[j];
+        divided.push_back(targets[j]);
+      } else {
+        rest.emplace_back(targets[j], divisors[j]);
+      }
+    }
+  }
+  Plan plan() const {
+    return {raw.data(), static_cast<int>(raw.size()), divided.data(), static_cast<int>(divided.size()), divisor};
+  }
+
+  std::vector<void*> raw, divided;
+  std::vector<std::pair<void*, int>> rest;
+  int divisor = 1;
+};
+
+// Block by block: null sources are replaced by zeros, and further divisors are served from the block's sums.
+void reduce_blocks(DType dtype, std::vector<const void*> sources, Targets targets, std::size_t count, Stores stores) {
+  const auto index = static_cast<std::size_t>(dtype);
+  const int n = static_cast<int>(sources.size());
+  alignas(64) std::array<double, kBlock> sums;
+  void* const only[] = {sums.data()};
+  std::vector<bool> absent;
+  for (const void*& source : sources) {
+    absent.push_back(!source);
+    if (!source) source = zeros.data();
+  }
+  for (std::size_t begin = 0; begin < count; begin += kBlock) {
+    const std::size_t size = std::min(kBlock, count - begin);
+    // The sums first: a target may be a source.
+    if (!targets.rest.empty()) kernels().reduce[index](sources.data(), n, {only, 1, nullptr, 0, 1}, size, Stores::cached);
+    kernels().reduce[index](sources.data(), n, targets.plan(), size, stores);
+    for (auto& [target, divisor] : targets.rest) {
+      kernels().merge[index](target, nullptr, sums.data(), divisor, size, stores);
+      target = static_cast<std::byte*>(target) + kBlock * item_size(dtype);
+    }
+    for (std::size_t i = 0; i < sources.size(); ++i) {
+      if (!absent[i]) sources[i] = static_cast<const std::byte*>(sources[i]) + kBlock * item_size(dtype);
+    }
+    for (void*& target : targets.raw) target = static_cast<std::byte*>(target) + kBlock * accumulator_size(dtype);
+    for (void*& target : targets.divided) target = static_cast<std::byte*>(target) + kBlock * item_size(dtype);
   }
 }
 
-// One block of more than four leaves. Subtrees of four are added up like a binary counter: after q of them, slot j
-// holds the sum of 2^j subtrees exactly if bit j of q is set. What is left at the end is folded from the right, as the
-// binomial tree does it: association(28) is (16 + (8 + 4)).
-template <class T>
-void sum_block(T* destination, const void* const* sources, int n, std::size_t offset, std::size_t count) {
-  alignas(64) std::array<std::array<T, kBlock>, kSlots + 1> blocks;
-  std::array<T*, kSlots> slots;
-  for (int slot = 0; slot < kSlots; ++slot) slots[slot] = blocks[slot].data();
-  T* incoming = blocks[kSlots].data();
-  unsigned quads = 0;
-  for (int leaf = 0; leaf < n; leaf += 4, ++quads) {
-    sum_leaves(incoming, sources + leaf, std::min(4, n - leaf), offset, count);
-    int slot = 0;
-    for (; quads >> slot & 1; ++slot) add(incoming, slots[slot], incoming, count);
-    std::swap(slots[slot], incoming);
-  }
-  const T* total = nullptr;
-  for (int slot = 0; slot < kSlots; ++slot) {
-    if (!(quads >> slot & 1)) continue;
-    if (total) add(slots[slot], slots[slot], total, count);
-    total = slots[slot];
-  }
-  std::memcpy(destination + offset, total, count * sizeof(T));
-}
-
-template <class T>
-void tree_sum_of(T* destination, const void* const* sources, int n, std::size_t count) {
-  if (n <= 4) {
-    sum_leaves(destination, sources, n, 0, count);
-    return;
-  }
-  for (std::size_t offset = 0; offset < count; offset += kBlock) {
-    sum_block(destination, sources, n, offset, std::min(kBlock, count - offset));
-  }
-}
-
-template <class T>
-void divide_of(T* destination, T divisor, std::size_t count) {
-  for (std::size_t i = 0; i < count; ++i) destination[i] = destination[i] / divisor;
-}
-
-template <class T>
-void merge_of(T* destination, const T* own, const T* total, int own_weight, T divisor, std::size_t count) {
-  if (!total && static_cast<T>(own_weight) == divisor) {
-    if (destination != own && count != 0) std::memcpy(destination, own, count * sizeof(T));
-  } else if (!total) {  // own_weight 0 must not touch own: 0 * inf
-    for (std::size_t i = 0; i < count; ++i) destination[i] = own_weight ? own[i] / divisor : T{0};
-  } else if (own_weight) {
-    for (std::size_t i = 0; i < count; ++i) destination[i] = (total[i] + own[i]) / divisor;
-  } else {
-    for (std::size_t i = 0; i < count; ++i) destination[i] = total[i] / divisor;
-  }
-}
+std::atomic<const Kernels*> chosen{nullptr};
 
 }  // namespace
 
-void tree_sum(DType dtype, void* destination, const void* const* sources, int n, std::size_t count) {
-  if (n < 1 || n > 4 * ((1 << kSlots) - 1)) {
-    throw std::invalid_argument("tree_sum of " + std::to_string(n) + " sources: must be from 1 to " +
-                                std::to_string(4 * ((1 << kSlots) - 1)));
+const Kernels& kernels() {
+  // Whoever chooses stores the same pointer to a constant, so no ordering is needed.
+  const Kernels* found = chosen.load(std::memory_order_relaxed);
+  if (!found) {
+    found = avx2_kernels();
+    if (!found) found = &kBaselineKernels;
+    chosen.store(found, std::memory_order_relaxed);
   }
-  if (dtype == DType::float64) {
-    tree_sum_of(static_cast<double*>(destination), sources, n, count);
+  return *found;
+}
+
+void use_kernels(const Kernels& kernels) { chosen.store(&kernels, std::memory_order_relaxed); }
+
+void reduce(DType dtype, const void* const* sources, int n, void* const* targets, const int* divisors, int m, std::size_t count,
+            Stores stores) {
+  if (n < 1 || n > kMostSources) {
+    throw std::invalid_argument("reduce of " + std::to_string(n) + " sources: must be from 1 to " + std::to_string(kMostSources));
+  }
+  if (m == 0 || count == 0) return;
+  const Arithmetic arithmetic;
+  const auto index = static_cast<std::size_t>(dtype);
+  const bool zeros_among = std::find(sources, sources + n, nullptr) != sources + n;
+  const bool alike = std::all_of(divisors, divisors + m, [&](int divisor) { return divisor == divisors[0]; });
+  if (alike && !zeros_among) {  // the usual case, without a look at each target
+    const int raws = divisors[0] == 1 ? m : 0;
+    kernels().reduce[index](sources, n, {targets, raws, targets, m - raws, divisors[0]}, count, stores);
   } else {
-    tree_sum_of(static_cast<float*>(destination), sources, n, count);
+    const Targets sorted(targets, divisors, m);
+    if (zeros_among || !sorted.rest.empty()) {
+      reduce_blocks(dtype, std::vector<const void*>(sources, sources + n), sorted, count, stores);
+    } else {
+      kernels().reduce[index](sources, n, sorted.plan(), count, stores);
+    }
+  }
+  fence(stores);
+}
+
+void merge_into(DType dtype, void* destination, const void* own, const void* total, int own_weight, int divisor, std::size_t count,
+                Stores stores) {
+  if (count == 0) return;
+  const std::size_t bytes = count * item_size(dtype);
+  if (!total && own_weight == divisor) {
+    if (destination != own) copy(destination, own, bytes, stores);
+  } else if (!total && !own_weight) {
+    std::memset(destination, 0, bytes);
+  } else {
+    const Arithmetic arithmetic;
+    kernels().merge[static_cast<std::size_t>(dtype)](destination, own_weight ? own : nullptr, total, divisor, count, stores);
+    fence(stores);
   }
 }
 
-void divide(DType dtype, void* destination, int divisor, std::size_t count) {
-  if (dtype == DType::float64) {
-    divide_of(static_cast<double*>(destination), static_cast<double>(divisor), count);
-  } else {
-    divide_of(static_cast<float*>(destination), static_cast<float>(divisor), count);
-  }
+void add_into(DType dtype, void* own, const void* taken, std::size_t count) {
+  if (count == 0) return;
+  const Arithmetic arithmetic;
+  const void* const sources[] = {taken, own};
+  kernels().reduce[static_cast<std::size_t>(dtype)](sources, 2, {nullptr, 0, &own, 1, 1}, count, Stores::cached);
 }
 
-void merge_into(DType dtype, void* destination, const void* own, const void* total, int own_weight, int divisor,
-                std::size_t count) {
-  if (dtype == DType::float64) {
-    merge_of(static_cast<double*>(destination), static_cast<const double*>(own), static_cast<const double*>(total),
-             own_weight, static_cast<double>(divisor), count);
+void copy(void* destination, const void* source, std::size_t bytes, Stores stores) {
+  if (bytes == 0) return;
+  if (stores == Stores::streaming) {
+    kernels().stream(destination, source, bytes);
+    fence(stores);
   } else {
-    merge_of(static_cast<float*>(destination), static_cast<const float*>(own), static_cast<const float*>(total),
-             own_weight, static_cast<float>(divisor), count);
+    std::memcpy(destination, source, bytes);
   }
-}
-
-void merge(DType dtype, void* own, const void* total, int own_weight, int divisor, std::size_t count) {
-  merge_into(dtype, own, own, total, own_weight, divisor, count);
 }
 
 }  // namespace wagma

@@ -53,7 +53,7 @@ inline std::vector<std::string> run_ranks(const EngineConfig& config, const std:
     threads.emplace_back([&, rank] {
       try {
         const std::vector<double> model(config.count, initial(rank));
-        Engine engine(config, hub->transport(rank), model.data());
+        Engine engine(config, hub->transport(rank, config.buffers(), config.buffer_bytes()), model.data());
         try {
           body(rank, engine);
         } catch (const std::exception& error) {

@@ -228,29 +228,6 @@ void misuse_is_refused() {
   }));
 }
 
-// Gradients that accumulate and initiators are in the decision machine; the engine has no retract yet.
-void what_the_engine_lacks_is_refused() {
-  EngineConfig config;
-  config.schedule = {.world_size = 2, .group_size = 2};
-  config.count = 4;
-  config.check();
-  const auto refusal = [&] {
-    try {
-      config.check();
-    } catch (const std::invalid_argument& error) {
-      return std::string(error.what());
-    }
-    return std::string();
-  };
-  config.schedule.accumulate = true;
-  WAGMA_CHECK(refusal().starts_with("accumulate = True: must be False"));
-  config.schedule.accumulate = false;
-  config.schedule.initiators = 1;
-  WAGMA_CHECK(refusal().starts_with("initiators = 1: must be 0"));
-  config.schedule.initiators = 2;  // everybody
-  WAGMA_CHECK(refusal().empty());
-}
-
 void slices_cover_the_model() {
   for (const std::size_t count : {1u, 5u, 16u, 31u, 33u, 64u, 1000u}) {
     for (int slices = 1; slices <= 9; ++slices) {
@@ -269,7 +246,6 @@ void slices_cover_the_model() {
 
 int main() {
   return run_tests({{"slices_cover_the_model", slices_cover_the_model},
-                    {"what_the_engine_lacks_is_refused", what_the_engine_lacks_is_refused},
                     {"random_lateness", random_lateness},
                     {"uneven_ends", uneven_ends},
                     {"late_rank_does_not_delay", late_rank_does_not_delay},

@@ -15,6 +15,10 @@ struct Violation : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+inline void check(bool condition, const char* what) {
+  if (!condition) throw Violation(what);
+}
+
 // Deliberate defects of the environment, or of the machine as the environment sees it, to show that the checks find them.
 enum class Mutation {
   none,
@@ -30,6 +34,12 @@ enum class Mutation {
   not_taken,               // a gradient stays published when a version has started with it
   keeps_model,             // the result of a sync is published, as if models were contributed to group versions
   no_last_model,           // a rank that closes hands no model in
+  one_buffer_less,         // models: a rank has a buffer less than the machine asks for
+  greedy_live,             // the next live buffer is reserved while the application waits or merges
+  merging_is_free,         // a result that is being merged is given up when the next version starts
+  live_is_published,       // the application writes the next model where it published the last one
+  target_is_live,          // a sum is written into the buffer that the application writes
+  always_in_place,         // resident: every result becomes the application's model where it is
 };
 
 inline Mutation mutation_of(const std::string& name) {
@@ -47,6 +57,12 @@ inline Mutation mutation_of(const std::string& name) {
       {"not-taken", Mutation::not_taken},
       {"keeps-model", Mutation::keeps_model},
       {"no-last-model", Mutation::no_last_model},
+      {"one-buffer-less", Mutation::one_buffer_less},
+      {"greedy-live", Mutation::greedy_live},
+      {"merging-is-free", Mutation::merging_is_free},
+      {"live-is-published", Mutation::live_is_published},
+      {"target-is-live", Mutation::target_is_live},
+      {"always-in-place", Mutation::always_in_place},
   };
   for (const auto& [known, mutation] : names) {
     if (known == name) return mutation;
@@ -59,6 +75,7 @@ struct Case {
   std::vector<int> iterations;  // arrivals of each rank
   bool merge_once = false;
   Mutation mutation = Mutation::none;
+  bool resident = false;  // the application's model lives in the buffers
 
   // The version of the n-th arrival; kNone for none.
   Version version_of(int arrivals) const {

@@ -109,7 +109,7 @@ std::uint16_t Explorer::intern(int rank, const Rank& state) {
   if (added) {
     if (locals_[r].size() > 0xFFFF) throw UsageError("too large: more than 65536 states of one rank");
     locals_[r].push_back(
-        {state, state.started(), state.phase() == Rank::closed, exact_ ? 0 : idle_messages(rank, state)});
+        {state, state.started(), state.phase() == Rank::closed, state.application_ready(), exact_ ? 0 : idle_messages(rank, state)});
     reactions_[r].resize(reactions_[r].size() + static_cast<std::size_t>(events_));
   }
   return found->second;
@@ -188,7 +188,7 @@ bool Explorer::expand(std::uint32_t index) {
   bool system = state.in_flight != 0, application = false;
   for (int rank = 0; rank < ranks_; ++rank) {
     const Rank& self = local(state, rank).rank;
-    if (self.application_ready()) {
+    if (local(state, rank).ready) {
       application = true;
       if (!follow(index, rank, kApplication, 0)) return false;
     }
@@ -251,10 +251,14 @@ bool Explorer::follow(std::uint32_t index, int rank, int number, std::uint64_t d
 // up an activation, an execution, a read or a finish), whatever it does it ends in a quiet state, and that state is
 // reachable too, hence checked here. Merging counts as the application's: nobody may wait for it either. No exception
 // for versions behind a fence is needed: whoever waits in a group version has executed the sync before it, so all ranks
-// have started that sync, and nothing after it up to the version is fenced.
+// have started that sync, and nothing after it up to the version is fenced. For the same reason a rank that lacks a live buffer
+// gets one without any arrival: none may lack it here.
 void Explorer::check_quiet(const GlobalState& state, bool anything_enabled) const {
   for (int rank = 0; rank < ranks_; ++rank) {
     const Rank& self = local(state, rank).rank;
+    if (self.phase() == Rank::computing && !local(state, rank).ready) {
+      throw Violation("progress: a rank that wants to arrive has no buffer to arrive with");
+    }
     if (self.phase() != Rank::waiting) continue;
     if (self.waits_in_group_version()) {
       if (case_.awaits_candidate(self.arrived(), [&](int r) { return local(state, r).rank.arrived(); },
@@ -322,8 +326,8 @@ namespace {
 using namespace wagma::tools;
 
 constexpr const char* kUsage =
-    "usage: explorer --ranks P --group-size S --sync-period T --iterations N[,N,...] [--merge-once] [--no-groups]\n"
-    "                [--accumulate] [--initiators M] [--seed N] [--edges FILE] [--max-states N] [--mutate NAME] [--exact]\n"
+    "usage: explorer --ranks P --group-size S --sync-period T --iterations N[,N,...] [--merge-once] [--resident]\n"
+    "                [--no-groups] [--accumulate] [--initiators M] [--seed N] [--edges FILE] [--max-states N] [--mutate NAME] [--exact]\n"
     "Visits every reachable state; prints one JSON line. Exit status 0: all promises hold, 1: one is broken, 2: not "
     "decided.\n";
 
@@ -338,6 +342,7 @@ Case case_of(const Options& options) {
   config.schedule.seed = options.integer("--seed", 0);
   config.schedule.check();
   config.merge_once = options.has("--merge-once");
+  config.resident = options.has("--resident");
   config.mutation = mutation_of(options.text("--mutate", "none"));
   for (const auto n : options.integers("--iterations", ',', "2")) config.iterations.push_back(static_cast<int>(n));
   if (config.iterations.size() == 1)
@@ -368,7 +373,7 @@ int main(int argc, char** argv) {
         argc, argv,
         {"--ranks", "--group-size", "--sync-period", "--iterations", "--initiators", "--seed", "--edges", "--max-states",
          "--mutate"},
-        {"--merge-once", "--no-groups", "--accumulate", "--exact"});
+        {"--merge-once", "--resident", "--no-groups", "--accumulate", "--exact"});
     const auto begin = std::chrono::steady_clock::now();
     // 60 million states take about 3 GiB.
     Explorer explorer(case_of(options), static_cast<std::uint64_t>(options.integer("--max-states", 60'000'000)),

@@ -80,7 +80,7 @@ class Explorer {
   struct Local {
     Rank rank;
     Version started;
-    bool closed;
+    bool closed, ready;
     std::uint64_t idle;  // messages that it would ignore
   };
   struct Transition {

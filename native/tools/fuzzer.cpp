@@ -44,6 +44,7 @@ Case draw_case(Random& random) {
     config.schedule.accumulate = true;
     config.schedule.group_size = config.schedule.world_size;
   }
+  config.resident = !config.schedule.accumulate && random.one_in(2);
   const int iterations = random.below(13);
   const bool uneven = random.one_in(2);
   for (int rank = 0; rank < config.schedule.world_size; ++rank) {
@@ -56,14 +57,15 @@ Case draw_case(Random& random) {
 // if a second activation is dropped. Drawn cases rarely look like this, so some seeds (with --two-activators all) run
 // it.
 Case two_activators(Mutation mutation) {
-  return {{.world_size = 7, .group_size = 7}, {1, 0, 0, 0, 1, 0, 0}, false, mutation};
+  return {{.world_size = 7, .group_size = 7}, {1, 0, 0, 0, 1, 0, 0}, false, mutation, false};
 }
 
 std::string text_of(const Case& config) {
   std::string text = "ranks " + std::to_string(config.schedule.world_size) + ", group size " +
                      std::to_string(config.schedule.group_size) + ", sync period " +
                      std::to_string(config.schedule.sync_period) + (config.schedule.grouped ? "" : ", syncs only") +
-                     (config.merge_once ? ", merge once" : "") + (config.schedule.accumulate ? ", accumulate" : "");
+                     (config.merge_once ? ", merge once" : "") +
+                     (config.resident ? ", resident" : "") + (config.schedule.accumulate ? ", accumulate" : "");
   if (config.schedule.selective()) {
     text += ", initiators " + std::to_string(config.schedule.initiators) + " of seed " + std::to_string(config.schedule.seed);
   }
@@ -214,6 +216,9 @@ class Run {
       if (rank.phase() != Rank::closed) slowest = std::min(slowest, rank.arrived());
     }
     for (const Rank& rank : ranks_) {
+      if (rank.phase() == Rank::computing && !rank.application_ready()) {
+        throw Violation("progress: a rank that wants to arrive has no buffer to arrive with");
+      }
       if (rank.phase() != Rank::waiting) continue;
       if (rank.waits_in_group_version()) {
         if (case_.awaits_candidate(rank.arrived(), [&](int r) { return at(r).arrived(); },

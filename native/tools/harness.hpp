@@ -3,17 +3,15 @@
 // Every event is checked against the promises of the collective, with bookkeeping of the harness' own: what was
 // published, what is being read, what each result contains. A promise that is broken throws Violation.
 //
-// Contents are abstract. A buffer holds one of: the initial model; the model published for version v, or the gradients of
-// versions u to v; the result of version v; the last model of a rank that closes; something that the application is
-// writing; a sum that is being reduced for version v. So a torn or stale read shows as a wrong tag.
-// Where gradients accumulate, each is accounted for: all up to `delivered_` have been taken by a version or are in a sync's
-// model, once; all after it are published or in the application's hands.
+// What buffers hold is abstract: contents.hpp. Where gradients accumulate, each is accounted for: all up to `delivered_` have
+// been taken by a version or are in a sync's model, once; all after it are published or in the application's hands.
 #pragma once
 
 #include <array>
 #include <utility>
 
-#include "case.hpp"
+#include "contents.hpp"
+#include "planted.hpp"
 
 namespace wagma::tools {
 
@@ -23,15 +21,14 @@ class Rank {
 
   Rank(const Case& config, int rank)
       : case_(&config),
-        machine_(rank, believed_schedule(config), config.merge_once),
+        machine_(rank, believed(config), config.merge_once, config.resident),
+        defects_(config.mutation, machine_),
+        contents_(machine_.buffers(), config.mutation == Mutation::single_buffer),
         end_(config.version_of(config.iterations[static_cast<std::size_t>(rank)])) {
-    contents_.fill(kJunk);
-    if (accumulate()) {
-      published_tag_ = kNothing;
-    } else {
-      contents_[at(machine_.published())] = kInitial;
-    }
-    contents_[at(machine_.live())] = kDirty;
+    published_tag_ = accumulate() ? kNothing : kInitial;
+    if (!accumulate()) contents_[machine_.published()] = kInitial;
+    live_ = machine_.live();
+    contents_[live_] = kDirty;
     merging_buffer_ = reading_buffer_ = target_buffer_ = result_buffer_ = model_buffer_ = -1;
   }
 
@@ -43,7 +40,13 @@ class Rank {
     if (undelivered && case_->mutation != Mutation::no_retract) return {Event::retract};
     return {Event::arrive, next};
   }
-  bool application_ready() const { return phase_ == computing || phase_ == merging; }
+  // It arrives with the live buffer, or hands its last model in there (gradients), and may have to wait for one.
+  bool application_ready() const {
+    if (phase_ != computing) return phase_ == merging;
+    if (machine_.live() != kNone) return true;
+    const Event::Kind next = application_event().kind;
+    return next == Event::retract || (next == Event::close && !accumulate());
+  }
 
   Phase phase() const { return phase_; }
   Version arrived() const { return arrived_; }
@@ -56,7 +59,9 @@ class Rank {
 
   // Applies one event and gives the machine's outputs, checked; the caller carries out what concerns other ranks.
   Outputs apply(const Event& event) {
+    defects_.before(machine_);
     Outputs outputs = react(event);
+    defects_.after(machine_, outputs);
     for (const Output& output : outputs) {
       if (const auto* start = std::get_if<Start>(&output)) on_start(*start);
       if (const auto* complete = std::get_if<Complete>(&output)) on_complete(*complete);
@@ -72,8 +77,8 @@ class Rank {
     state.insert(state.end(), {phase_, retracting_, arrived_, started_, executed_, finished_, published_tag_,
                                published_stamp_, undelivered_, delivered_, solo_from_, reading_buffer_, reading_tag_,
                                target_buffer_, result_buffer_, merging_buffer_, merging_tag_, model_buffer_, model_tag_,
-                               expected_fresh_, expected_merge_, contributed_, merged_});
-    state.insert(state.end(), contents_.begin(), contents_.end());
+                               expected_fresh_, expected_merge_, contributed_, merged_, in_place_});
+    state.insert(state.end(), contents_.tags().begin(), contents_.tags().end());
     return state;
   }
 
@@ -84,7 +89,7 @@ class Rank {
   // the machine's `fresh` and what was expected, unless the application waits (an arrival sets them before anything
   // reads them); which version was merged last, unless merge_once asks.
   std::vector<Version> signature() const {
-    static constexpr std::size_t kFresh = 5, kMerged = 7, kLive = 13, kRoles = 7;  // places in Machine::state()
+    static constexpr std::size_t kFresh = 5, kMerged = 7, kRoles = 7;  // places in Machine::state(), from kLive on
     std::vector<Version> key = machine_.state();
     if (phase_ != waiting) key[kFresh] = 0;
     if (!case_->merge_once) key[kMerged] = kNone;
@@ -96,37 +101,21 @@ class Rank {
     }
     key.insert(key.end(), {phase_, retracting_, arrived_, started_, executed_, finished_, published_tag_, published_stamp_,
                            undelivered_, delivered_, solo_from_, reading_tag_, merging_tag_, model_tag_,
-                           case_->merge_once ? merged_ : kNone});
+                           case_->merge_once ? merged_ : kNone, in_place_});
     if (phase_ == waiting) key.insert(key.end(), {expected_fresh_, expected_merge_, contributed_});
     return key;
   }
 
  private:
-  using Tag = Version;
-  static constexpr Tag kNothing = -2, kJunk = -1, kInitial = 0, kDirty = 1, kLastModel = 2;
-  static constexpr Version kSpan = 1 << 20;  // more versions than any case has
-  static Tag own(Version version) { return 3 * version + 3; }
-  static Tag reducing(Version version) { return 3 * version + 4; }
-  static Tag result(Version version) { return 3 * version + 5; }
-  static Tag gradients(Version oldest, Version newest) { return 3 * (kSpan * (oldest + 1) + newest) + 3; }
-
-  static Schedule believed_schedule(const Case& config) {
-    Schedule schedule = config.schedule;
-    if (config.mutation == Mutation::no_fence) schedule.sync_period = 0;
-    if (config.mutation == Mutation::anybody_activates) schedule.initiators = 0;
-    return schedule;
-  }
-
   bool accumulate() const { return case_->schedule.accumulate; }
-  std::size_t at(int buffer) const {
-    if (case_->mutation == Mutation::single_buffer) return 0;
-    if (buffer < 0 || buffer >= kBuffers) throw Violation("wholeness: no such buffer");
-    return static_cast<std::size_t>(buffer);
-  }
-  Tag content(int buffer) const { return contents_[at(buffer)]; }
 
-  static void check(bool condition, const char* what) {
-    if (!condition) throw Violation(what);
+  // An event that does not come from the application.
+  template <class... Arguments>
+  Outputs of_system(Outputs (Machine::*event)(Arguments...), Arguments... arguments) {
+    defects_.before_system_event(machine_);
+    Outputs outputs = (machine_.*event)(arguments...);
+    defects_.after_system_event(machine_);
+    return outputs;
   }
 
   // The harness' own account of the event, then the machine's.
@@ -139,10 +128,10 @@ class Rank {
         return machine_.solo(event.version, event.dimension);
       case Event::exec_done: return on_exec_done(event.version);
       case Event::read_done: {
-        check(content(reading_buffer_) == reading_tag_, "wholeness: a contribution changed while peers read it");
+        check(contents_[reading_buffer_] == reading_tag_, "wholeness: a contribution changed while peers read it");
         reading_buffer_ = -1;
         reading_tag_ = kJunk;
-        return case_->mutation == Mutation::early_read_done ? Outputs{} : machine_.read_done();
+        return case_->mutation == Mutation::early_read_done ? Outputs{} : of_system(&Machine::read_done);
       }
       case Event::merge_done: return on_merge_done();
       case Event::retract: return on_retract();
@@ -153,7 +142,7 @@ class Rank {
   }
 
   Outputs on_arrive(Version version) {
-    check(content(machine_.live()) == kDirty, "wholeness: the live buffer is not the application's");
+    check(contents_[machine_.live()] == kDirty, "wholeness: the live buffer is not the application's");
     published_tag_ = own(version);
     if (accumulate() && case_->schedule.is_sync(version)) {
       delivered_ = version;  // the model contains what was in the application's hands, and the gradient of this iteration
@@ -162,14 +151,13 @@ class Rank {
       if (undelivered_ == kNone) undelivered_ = version;
       published_tag_ = gradients(undelivered_, version);
     }
-    contents_[at(machine_.live())] = published_tag_;
+    contents_[machine_.live()] = published_tag_;
     published_stamp_ = arrived_ = version;
     phase_ = waiting;
     expected_fresh_ = version > started_;
     // Late: the execution in progress at this instant, else the newest one; both are the last one started.
     expected_merge_ = expected_fresh_ ? version : started_;
     Outputs outputs = machine_.arrive(version);
-    contents_[at(machine_.live())] = kDirty;
     const bool may = case_->schedule.may_activate(machine_.rank(), version) || (solo_from_ != kNone && solo_from_ <= version);
     for (const Output& o : outputs) check(may || !std::holds_alternative<Forward>(o), "initiators: one activates that is none");
     return outputs;
@@ -178,7 +166,7 @@ class Rank {
   Outputs on_activation(const Event& event) {
     const bool known = event.version <= machine_.activated();
     if (case_->mutation == Mutation::drop_second_activation && known) return {};
-    Outputs outputs = machine_.activation(event.version, event.dimension);
+    Outputs outputs = of_system(&Machine::activation, event.version, event.dimension);
     if (case_->mutation == Mutation::no_forward) {
       std::erase_if(outputs, [](const Output& output) { return std::holds_alternative<Forward>(output); });
     }
@@ -186,8 +174,8 @@ class Rank {
   }
 
   Outputs on_exec_done(Version version) {
-    check(content(target_buffer_) == reducing(version), "wholeness: something else wrote into a sum");
-    contents_[at(target_buffer_)] = result(version);
+    check(contents_[target_buffer_] == reducing(version), "wholeness: something else wrote into a sum");
+    contents_[target_buffer_] = result(version);
     result_buffer_ = std::exchange(target_buffer_, -1);
     executed_ = version;
     const bool sync = case_->schedule.is_sync(version);
@@ -198,8 +186,8 @@ class Rank {
       published_tag_ = result(version);
       published_stamp_ = version;
     }
-    Outputs outputs = machine_.exec_done(version);
-    if (sync && case_->mutation == Mutation::keeps_model) force({{kPublished, result_buffer_}, {kStamp, version}});
+    Outputs outputs = of_system(&Machine::exec_done, version);
+    if (sync && case_->mutation == Mutation::keeps_model) force(machine_, {{kPublished, result_buffer_}, {kStamp, version}});
     return outputs;
   }
 
@@ -207,9 +195,10 @@ class Rank {
     // After a sync the result is what is published; else the own model, which a late rank merges too.
     check(accumulate() || published_tag_ == (case_->schedule.is_sync(arrived_) ? result(arrived_) : own(arrived_)),
           "wholeness: the own model is lost during the merge");
+    if (in_place_) contents_[merging_buffer_] = kDirty;  // from here on the application writes it
     merging_buffer_ = -1;
     merging_tag_ = kJunk;
-    retracting_ = 0;
+    retracting_ = in_place_ = 0;
     phase_ = computing;
     return machine_.merge_done();
   }
@@ -219,14 +208,14 @@ class Rank {
     check(outputs.empty() == (published_tag_ == kNothing), "gradients: what no version has taken is not taken back");
     if (outputs.empty()) return outputs;  // a version has taken it since the application decided to ask
     const auto* retracted = &std::get<Retracted>(outputs[0]);
-    check(content(retracted->buffer) == published_tag_, "gradients: something else is taken back");
+    check(contents_[retracted->buffer] == published_tag_, "gradients: something else is taken back");
     check(retracted->stamp == published_stamp_ && retracted->oldest == undelivered_, "gradients: wrong stamps");
     merging_buffer_ = retracted->buffer;
     merging_tag_ = std::exchange(published_tag_, kNothing);
     retracting_ = 1;
     phase_ = merging;
     if (case_->mutation == Mutation::loses_gradients) {
-      force({{kOldest, kNone}});
+      force(machine_, {{kOldest, kNone}});
       undelivered_ = kNone;
     }
     return outputs;
@@ -236,13 +225,13 @@ class Rank {
     phase_ = closed;
     if (accumulate()) {
       model_buffer_ = machine_.live();
-      contents_[at(model_buffer_)] = model_tag_ = kLastModel;
+      contents_[model_buffer_] = model_tag_ = kLastModel;
     }
     Outputs outputs = machine_.close();
     if (case_->mutation == Mutation::no_solo) {
       std::erase_if(outputs, [](const Output& output) { return std::holds_alternative<Solo>(output); });
     }
-    if (case_->mutation == Mutation::no_last_model && accumulate()) force({{kModel, kNone}});
+    if (case_->mutation == Mutation::no_last_model && accumulate()) force(machine_, {{kModel, kNone}});
     return outputs;
   }
 
@@ -262,8 +251,9 @@ class Rank {
             "agreement: the stamp is not that of the published model");
       contribute(start, published_tag_, start.stamp, schedule.sync_period == 0 ? version + 1 : since_sync(version));
     }
+    result_buffer_ = -1;  // a late arrival waits for this execution, and merges nothing older
     target_buffer_ = start.target;
-    contents_[at(start.target)] = reducing(version);
+    contents_[start.target] = reducing(version);
     started_ = version;
     if (phase_ == waiting && start.stamp == version) contributed_ = version;
     // Still being read; only the machine is told otherwise.
@@ -274,7 +264,7 @@ class Rank {
 
   void contribute(const Start& start, Tag tag, Version oldest, Version bound) {
     check(start.version - oldest >= 0 && start.version - oldest <= bound, "staleness: a contribution predates the last sync");
-    check(content(start.buffer) == tag, "wholeness: a contribution is not what was published");
+    check(contents_[start.buffer] == tag, "wholeness: a contribution is not what was published");
     reading_buffer_ = start.buffer;
     reading_tag_ = tag;
   }
@@ -304,7 +294,7 @@ class Rank {
     undelivered_ = kNone;
     published_tag_ = kNothing;
     if (case_->mutation == Mutation::not_taken) {
-      force({{kPublished, start.buffer}, {kStamp, start.stamp}, {kOldest, start.oldest}});
+      force(machine_, {{kPublished, start.buffer}, {kStamp, start.stamp}, {kOldest, start.oldest}});
     }
   }
 
@@ -321,45 +311,58 @@ class Rank {
     check(complete.fresh || published_tag_ == late, "wholeness: the own value is lost before the merge");
     phase_ = computing;
     if (!nothing) {
-      check(content(complete.buffer) == result(expected_merge_), "wholeness: the sum to merge is not complete");
+      check(contents_[complete.buffer] == result(expected_merge_), "wholeness: the sum to merge is not complete");
       phase_ = merging;
       merging_buffer_ = complete.buffer;
       merging_tag_ = result(expected_merge_);
       merged_ = expected_merge_;
+      on_place(complete);
     }
     expected_fresh_ = 0;
     expected_merge_ = contributed_ = kNone;
   }
 
-  // Whoever writes has a buffer to itself; whoever reads finds what was promised. A buffer without a role may hold
-  // anything: forgetting its content keeps states equal that nothing can tell apart.
+  // Resident: the average of a fresh rank is the result itself, and nobody copies; others get a buffer of their own to write.
+  void on_place(const Complete& complete) {
+    in_place_ = complete.buffer == machine_.live();
+    check(!in_place_ || case_->resident, "wholeness: the application writes a buffer that is read");
+    if (!case_->resident || !complete.fresh || case_->schedule.is_sync(complete.version)) return;
+    check(in_place_, "completion: a fresh result is not in place");
+    result_buffer_ = -1;  // the next arrival is fresh, or a later version has started
+  }
+
+  // Whoever writes has a buffer to itself; whoever reads finds what was promised.
   void check_buffers() {
     const int live = machine_.live(), published = machine_.published();
-    check((live == kNone) == (accumulate() && phase_ == closed), "wholeness: the application has no buffer to write");
-    const std::array readers{published, reading_buffer_, result_buffer_, merging_buffer_, model_buffer_};
+    check_live(live);
+    const std::array readers{published, reading_buffer_, result_buffer_, in_place_ ? -1 : merging_buffer_, model_buffer_};
     for (const int buffer : readers) {
       if (buffer == -1) continue;
-      check(live == kNone || at(buffer) != at(live), "wholeness: the application writes a buffer that is read");
-      check(target_buffer_ == -1 || at(buffer) != at(target_buffer_),
+      check(live == kNone || !contents_.same(buffer, live), "wholeness: the application writes a buffer that is read");
+      check(target_buffer_ == -1 || !contents_.same(buffer, target_buffer_),
             "wholeness: a sum is written into a buffer that is read");
     }
-    check(target_buffer_ == -1 || live == kNone || at(live) != at(target_buffer_),
+    check(target_buffer_ == -1 || live == kNone || !contents_.same(live, target_buffer_),
           "wholeness: application and execution write the same buffer");
-    check(live == kNone || content(live) == kDirty, "wholeness: the live buffer is not the application's");
-    check(published_tag_ == kNothing || content(published) == published_tag_, "wholeness: what is published is not whole");
-    check(reading_buffer_ == -1 || content(reading_buffer_) == reading_tag_,
+    check(live == kNone || contents_[live] == (in_place_ ? merging_tag_ : kDirty),
+          "wholeness: the live buffer is not the application's");
+    check(published_tag_ == kNothing || contents_[published] == published_tag_, "wholeness: what is published is not whole");
+    check(reading_buffer_ == -1 || contents_[reading_buffer_] == reading_tag_,
           "wholeness: a contribution changed while peers read it");
-    check(result_buffer_ == -1 || content(result_buffer_) == result(executed_),
-          "wholeness: the newest result is not whole");
-    check(merging_buffer_ == -1 || content(merging_buffer_) == merging_tag_,
+    check(result_buffer_ == -1 || contents_[result_buffer_] == result(executed_), "wholeness: the newest result is not whole");
+    check(merging_buffer_ == -1 || contents_[merging_buffer_] == merging_tag_,
           "wholeness: a result changed while it was merged");
-    check(model_buffer_ == -1 || content(model_buffer_) == model_tag_, "wholeness: a closed rank's model is not whole");
-    for (int buffer = 0; buffer < kBuffers; ++buffer) {
-      const std::array roles{live, published, reading_buffer_, target_buffer_, result_buffer_, merging_buffer_, model_buffer_};
-      bool used = false;
-      for (const int role : roles) used |= role != -1 && at(role) == at(buffer);
-      if (!used) contents_[at(buffer)] = kJunk;
-    }
+    check(model_buffer_ == -1 || contents_[model_buffer_] == model_tag_, "wholeness: a closed rank's model is not whole");
+    contents_.keep(std::array{live, published, reading_buffer_, target_buffer_, result_buffer_, merging_buffer_, model_buffer_});
+  }
+
+  // The application has a buffer to write, or gets one when peers have read; its own model stays with it, closed or not.
+  void check_live(int live) {
+    if (live != live_ && live != kNone && !in_place_) contents_[live] = kDirty;
+    live_ = live;
+    const bool held = case_->resident ? phase_ != waiting : phase_ == computing && !being_read();
+    check(!held || live != kNone, "wholeness: the application has no buffer to write");
+    check(phase_ != closed || case_->resident || live == kNone, "wholeness: a closed rank has a buffer to write");
   }
 
   void check_end() const {
@@ -369,32 +372,26 @@ class Rank {
     check(machine_.done() == over, "end: done exactly if every version is executed and read");
   }
 
-  // Plants a defect: fields of the machine, by their places in Machine::state().
-  enum Place : std::size_t { kStamp = 8, kOldest = 9, kPublished = 14, kModel = 19 };
-  void force(std::initializer_list<std::pair<Place, Version>> values) {
-    std::vector<Version> state = machine_.state();
-    for (const auto& [place, value] : values) state[place] = value;
-    machine_.restore(state);
-  }
-
   const Case* case_;
   Machine machine_;
+  BufferDefects defects_;
+  Contents contents_;
   Version end_;  // of the last arrival
   Phase phase_ = computing;
   Version retracting_ = 0;  // what is being merged was taken back
+  Version in_place_ = 0;    // what is being merged is the application's model
   Version arrived_ = kNone, started_ = kNone, executed_ = kNone;
   bool finished_ = false;
-  Tag published_tag_ = kInitial;
+  Tag published_tag_;
   Version published_stamp_ = kNone;
   Version undelivered_ = kNone;  // the oldest gradient that is published or in the application's hands
   Version delivered_ = kNone;
   Version solo_from_ = kNone;
-  int reading_buffer_, target_buffer_, result_buffer_, merging_buffer_, model_buffer_;
+  int live_, reading_buffer_, target_buffer_, result_buffer_, merging_buffer_, model_buffer_;
   Tag reading_tag_ = kJunk, merging_tag_ = kJunk, model_tag_ = kJunk;
   Version expected_fresh_ = 0, expected_merge_ = kNone;  // while the application waits
   Version contributed_ = kNone;                          // the version it waits in, once its own value is in that sum
   Version merged_ = kNone;
-  std::array<Tag, kBuffers> contents_;
 };
 
 }  // namespace wagma::tools

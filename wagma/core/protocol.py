@@ -49,73 +49,43 @@ Accumulate (schedule.accumulate, E): group versions add up gradients, each of wh
   After the sync nothing is published.
 * Closing hands the live buffer in as the rank's model, for further syncs; each sync replaces it by its result. Gradients still
   published at the close are contributed once, to the next group version, then null: if a sync comes first, after it.
+
+Buffers carry roles: live (the application writes it until it arrives), published, reading (by peers), target (of a sum), result (the
+newest sum), merging (the application reads it), model (of a closed rank, accumulate). Roles move, contents do not. Three are enough:
+
+* The result is dead once a version starts: a late rank waits for the execution in progress, and merges nothing older. So `_start` drops
+  the role; the buffer stays if it is being merged, or was published by a sync.
+* Live is reserved as soon as a buffer is free while the application neither waits nor merges (`_reserve`). There is none only while
+  peers read what was published before the last arrival: `arrive` (accumulate: `close` too) waits for them, never for a late rank.
+* So a start finds at most what is read from now on and live or merging. What arrives in between takes live; no target is needed then.
+
+Resident (models): the application's model lives in the buffers, live cannot wait, and four are needed. Live is its own from Complete
+until it arrives; then it is what is published, and the application has no other model. Complete gives it the next one:
+
+* Fresh, no sync: the result is the new model, in place: live = merging = the result, whose role ends. Nobody here can merge it again: the
+  next arrival is fresh, or a later version has started and is merged instead.
+* Else live is a free buffer, which whoever runs the machine writes: the average of result and published of a late rank; a copy of a sync's
+  result, which is published and stays as it is; or of what is published, if there is nothing to merge.
+
+It is in place if Complete.buffer == live. Before the first arrival live and published both hold the initial model.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from wagma.core.groups import is_power_of_two
+from wagma.core.outputs import Complete, Forward, Output, Retracted, Solo, Start
 from wagma.core.schedule import Schedule
 from wagma.errors import ProtocolError
 
+__all__ = [
+    "DEFAULT_FINISH", "NONE", "Complete", "Forward", "Machine", "Output", "Retracted", "Solo", "Start", "dimensions", "neighbour",
+]  # fmt: skip
+
 NONE = -1
-#: Buffers a rank needs so that no role ever waits for another one. Roles: live, published, reading, target, result, merging.
-#: Six roles, five buffers: `reading` differs from `published` only after a publish during an execution, and then the app waits,
-#: so that nothing is `merging`. Where gradients accumulate, what is retracted is `merging`, and `model` takes the place of `live` when the
-#: rank closes. The explorer checks that a free buffer is always found.
-BUFFERS = 5
 DEFAULT_FINISH = -2  # finish() has not been called
-
-
-class Forward(NamedTuple):
-    """Send an activation of `version` to `rank`; the receiver is reached over `dimension`."""
-
-    version: int
-    dimension: int
-    rank: int
-
-
-class Start(NamedTuple):
-    """Execute `version`: contribute `buffer` (whose model has `stamp`), put the sum (at a sync: the mean) into `target`.
-
-    Gradients of the iterations `oldest` to `stamp` where they accumulate; a model has oldest == stamp. buffer NONE: contribute nothing.
-    """
-
-    version: int
-    buffer: int
-    target: int
-    stamp: int
-    oldest: int
-
-
-class Complete(NamedTuple):
-    """The application returns from `version`: merge `buffer`, the result of `merged_version`; NONE: nothing to merge."""
-
-    version: int
-    fresh: bool
-    merged_version: int
-    buffer: int
-
-
-class Retracted(NamedTuple):
-    """The application reads `buffer`, the sum of its gradients `oldest` to `stamp`, until merge_done: no version takes them now."""
-
-    buffer: int
-    stamp: int
-    oldest: int
-
-
-class Solo(NamedTuple):
-    """Tell `rank` that from `version` on everybody may activate; the receiver is reached over `dimension`."""
-
-    version: int
-    dimension: int
-    rank: int
-
-
-Output = Forward | Start | Complete | Retracted | Solo
 
 
 def dimensions(world_size: int) -> int:
@@ -137,22 +107,21 @@ class Machine:
     Raises ProtocolError for an event that the state does not allow; the state is then unchanged.
     """
 
-    __slots__ = (
-        "rank", "schedule", "merge_once", "next_version", "executing", "activated", "arrived", "waiting", "fresh", "merge_at",
-        "merged", "stamp", "oldest", "closed", "last", "solo_from", "live", "published", "reading", "target", "result", "merging",
-        "model", "forwarded", "told",
-    )  # fmt: skip
-
     #: The order in which `state` lists them, before forwarded[0], forwarded[1], ..., told[0], ...; the C++ machine has the same.
     STATE = (
         "next_version", "executing", "activated", "arrived", "waiting", "fresh", "merge_at", "merged", "stamp", "oldest", "closed",
         "last", "solo_from", "live", "published", "reading", "target", "result", "merging", "model",
     )  # fmt: skip
+    __slots__ = ("rank", "schedule", "merge_once", "resident", "buffers", *STATE, "forwarded", "told")
 
-    def __init__(self, rank: int, schedule: Schedule, merge_once: bool = False) -> None:
+    def __init__(self, rank: int, schedule: Schedule, merge_once: bool = False, resident: bool = False) -> None:
+        if resident and schedule.accumulate:
+            raise ValueError(f"rank {rank}: resident = True: must be False where contributions accumulate")
         self.rank = rank
         self.schedule = schedule
         self.merge_once = merge_once
+        self.resident = resident
+        self.buffers = 4 if resident else 3  # how many whoever runs this has to provide; the module says why
         self.next_version = schedule.first  # lowest version that has not started
         self.executing = NONE  # version started and not yet done
         self.activated = NONE  # all versions <= this are activated here
@@ -166,7 +135,7 @@ class Machine:
         self.closed = 0
         self.last = DEFAULT_FINISH
         self.solo_from = NONE  # from this version on everybody may activate, as somebody has closed; NONE: nobody has
-        self.live = 0  # the application may write it until it arrives
+        self.live = 0  # the application may write it until it arrives; NONE: there is none now
         self.published = NONE if schedule.accumulate else 1  # holds the initial model
         self.reading = NONE
         self.target = NONE
@@ -190,8 +159,8 @@ class Machine:
         accumulate, sync = self.schedule.accumulate, self.schedule.is_sync(version)
         if accumulate and self.published != NONE:
             self._refuse("arrive", version, f"the gradient of version {self.stamp} has to be retracted first")
+        self._require(self.live != NONE, "arrive", version, "no buffer is live, peers still read")
         self.published, self.live = self.live, NONE
-        self.live = self._free()
         self.stamp = self.arrived = self.waiting = version
         if not accumulate or sync or self.oldest == NONE:
             self.oldest = version
@@ -202,6 +171,7 @@ class Machine:
                 self.merge_at = self.executing
             else:
                 self._complete(self.schedule.previous(self.next_version), outputs)
+                self._reserve()
             return outputs
         self.merge_at = version
         if self.activates(version):
@@ -248,6 +218,7 @@ class Machine:
         if self.merge_at == version:
             self._complete(version, outputs)
         self._start(outputs)
+        self._reserve()
         return outputs
 
     def read_done(self) -> list[Output]:
@@ -256,12 +227,14 @@ class Machine:
         self.reading = NONE
         outputs: list[Output] = []
         self._start(outputs)
+        self._reserve()
         return outputs
 
     def merge_done(self) -> list[Output]:
         """The application has merged the result that Complete gave it, or has added up what Retracted gave it."""
         self._require(self.merging != NONE, "merge_done", self.arrived, "nothing is being merged")
         self.merging = NONE
+        self._reserve()
         return []
 
     def retract(self) -> list[Output]:
@@ -278,14 +251,17 @@ class Machine:
         return [Retracted(self.merging, stamp, self.oldest)]
 
     def close(self) -> list[Output]:
-        """The application will not arrive again; the rank goes on serving others. The live buffer holds its model."""
+        """The application will not arrive again; the rank goes on serving others. Accumulate: the live buffer holds its model."""
         self._require(not self.closed, "close", self.arrived, "the rank has closed already")
         self._require(self.waiting == NONE, "close", self.arrived, f"the rank still waits in version {self.waiting}")
         self._require(self.merging == NONE, "close", self.arrived, "the last result is still being merged")
+        if self.schedule.accumulate:
+            self._require(self.live != NONE, "close", self.arrived, "no buffer is live, peers still read")
+            self.model = self.live
         self.closed = 1
         outputs: list[Output] = []
-        if self.schedule.accumulate:
-            self.model, self.live = self.live, NONE
+        if not self.resident:  # else the application's model stays where it is
+            self.live = NONE
         if self.schedule.selective:
             self._tell(self.schedule.next(self.arrived), 0, outputs)
         self._start(outputs)
@@ -371,6 +347,7 @@ class Machine:
                 self.published = self.stamp = self.oldest = NONE
         self.executing = version
         self.next_version = self.schedule.next(version)
+        self.result = NONE
         self.target = self._free()
         outputs.append(Start(version, self.reading, self.target, stamp, oldest))
 
@@ -383,14 +360,33 @@ class Machine:
             self.merged = version
             outputs.append(Complete(self.waiting, bool(self.fresh), version, self.result))
         self.waiting = NONE
+        if not self.resident:
+            return
+        if self.fresh and not self.schedule.is_sync(version):
+            self.live, self.result = self.result, NONE
+        else:
+            self.live = self._free()
+
+    def _reserve(self) -> None:
+        """Find the application the buffer with which it will arrive, if one is free by now."""
+        if self.live == self.waiting == self.merging == NONE and not self.closed:
+            self.live = self._spare()
 
     def _free(self) -> int:
-        """The lowest buffer without a role."""
+        """A buffer without a role."""
+        buffer = self._spare()
+        if buffer == NONE:
+            roles = tuple(getattr(self, name) for name in self.STATE[-7:])
+            raise ProtocolError(f"rank {self.rank}: no free buffer among {self.buffers} (roles {roles})")
+        return buffer
+
+    def _spare(self) -> int:
+        """The lowest buffer without a role, or NONE."""
         roles = (self.live, self.published, self.reading, self.target, self.result, self.merging, self.model)
-        for buffer in range(BUFFERS):
+        for buffer in range(self.buffers):
             if buffer not in roles:
                 return buffer
-        raise ProtocolError(f"rank {self.rank}: no free buffer among {BUFFERS} (roles {roles})")
+        return NONE
 
     def _require(self, condition: bool, event: str, version: int, why: str) -> None:
         if not condition:

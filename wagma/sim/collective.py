@@ -8,7 +8,7 @@ from typing import Any
 
 import simpy
 
-from wagma.core.protocol import BUFFERS, NONE, Complete, Forward, Machine, Output, Retracted, Solo, Start
+from wagma.core.protocol import NONE, Complete, Forward, Machine, Output, Retracted, Solo, Start
 from wagma.core.schedule import Schedule
 from wagma.errors import WagmaError
 from wagma.sim.exchange import Phase, phases
@@ -65,8 +65,8 @@ class Member:
 
     def __init__(self, rank: int, schedule: Schedule, merge_once: bool) -> None:
         self.machine = Machine(rank, schedule, merge_once)
-        self.buffers: list[Any] = [None] * BUFFERS
-        self.lengths = [0] * BUFFERS  # |G| of the result in each buffer
+        self.buffers: list[Any] = [None] * self.machine.buffers
+        self.lengths = [0] * self.machine.buffers  # |G| of the result in each buffer
         self.activated_ns: dict[int, int] = {}
         self.own_activation = NONE
         self.running: Running | None = None
@@ -120,7 +120,7 @@ class Collective:
         """
         member = self.members[rank]
         member.whole_ns = whole_ns
-        member.buffers[member.machine.live] = value
+        member.buffers[member.machine.live] = value  # there is one: here contributions are read by when the sum is there
         released: simpy.Event = self.env.event()
         member.released = released
         if member.machine.activates(version):

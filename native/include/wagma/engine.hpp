@@ -1,26 +1,25 @@
-// One rank's engine: the decision machine, its buffers and a progress thread that answers for the rank while it computes.
+// One rank's engine: the decision machine, its buffers, and two threads that take turns in driving them.
 //
-// Two threads. The application calls arrive, then merge or copy_result, and so on, at last close. The progress thread owns the
-// transport: it feeds the machine what comes from peers and carries out what the machine decided, in the machine's order.
+// Whoever waits drives. Driving is feeding the machine what comes from peers and carrying out what it decided, in its order. While the
+// application waits (arrive, close) it drives by itself: nothing has to be handed from thread to thread, which costs more than a small
+// reduction does. Otherwise the progress thread does, asleep until a peer rings, so that an idle rank costs nothing.
 //
-// Who may touch which buffer follows from the machine's roles, so the data needs no lock of its own:
+// Who may touch which buffer follows from the machine's roles (docs/protocol.md), so the data needs no lock of its own:
 //   live       written by the application until it arrives; then its role changes under the mutex
 //   reading    read by members between Start and `released`
-//   target     written by the progress thread (or members) between Start and `summed`
+//   target     written by members between Start and `summed`
 //   merging    read by the application between Complete and merge_done
 #pragma once
 
-#include <condition_variable>
 #include <deque>
 #include <exception>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
+#include "wagma/concurrency.hpp"
 #include "wagma/protocol.hpp"
 #include "wagma/records.hpp"
 #include "wagma/transport.hpp"
@@ -32,10 +31,17 @@ struct EngineConfig {
   std::size_t count = 0;  // elements of the model
   DType dtype = DType::float32;
   bool merge_once = false;
-  double timeout_s = 300.0;  // limit of every wait
-  bool record = false;       // keep records for the trace
-  bool digests = false;      // of all that is published and merged, in the records
-  void check() const;        // throws std::invalid_argument
+  bool resident = false;         // the application's model lives in the engine's buffers: see Engine::live
+  bool mean_when_fresh = false;  // a fresh rank wants sum / |G| (W algorithm 2), which members then write straight into its result
+  double timeout_s = 300.0;      // limit of every wait
+  double watchdog_s = 60.0;      // after so long without anything that moves, where something is due, say what stands; 0: never
+  bool record = false;           // keep records for the trace
+  bool digests = false;          // of all that is published and merged, in the records
+
+  void check() const;  // throws std::invalid_argument
+  // What the transport has to provide at each rank.
+  int buffers() const;
+  std::size_t buffer_bytes() const { return count * accumulator_size(dtype); }
 };
 
 struct Outcome {
@@ -57,90 +63,130 @@ class Engine {
 
   // Publishes `own` for `version` and waits until there is something to merge. Throws CollectiveTimeout, PeerFailed,
   // TransportError, ProtocolError. After an Outcome with group_length > 0 exactly one of the next two has to follow.
+  // Where the model is resident, `own` is nullptr here and below: published is what lies in live().
   Outcome arrive(Version version, const void* own, const Tick& tick = {});
-  // own = (result + own_weight * own) / divisor.
+  // own = (result + own_weight * own) / divisor; with mean_when_fresh that is the rule of W algorithm 2, and no other is allowed.
   void merge(void* own, int own_weight, int divisor);
   // own = result; at a sync the result is the mean.
   void copy_result(void* own);
+  // The application's buffer, where the model is resident; another one after each arrive and merge or copy_result.
+  void* live();
+  int live_index();
+  // Where contributions accumulate: own += what no version has taken yet, before each arrive. Returns whether there was something.
+  bool retract(void* own);
 
   // The application will not arrive again. Serves the other ranks until all have closed; the limit counts from the last sign
-  // of life of the run. After a CollectiveTimeout it may be called again.
-  void close(const Tick& tick = {});
+  // of life of the run. After a CollectiveTimeout it may be called again. `model`: where contributions accumulate and there are
+  // syncs, what this rank brings to those that are left.
+  void close(const Tick& tick = {}, const void* model = nullptr);
   // Tells the peers and stops, without waiting for anyone longer than a fraction of a second.
   void abort(const std::string& message);
 
   Records take_records();
   int rank() const { return rank_; }
   const EngineConfig& config() const { return config_; }
+  const Transport& transport() const { return *transport_; }
 
  private:
-  class Buffers;
+  struct Aborted : ProtocolError {  // by this rank itself
+    using ProtocolError::ProtocolError;
+  };
+  struct Result {  // how a result was written: a raw sum of accumulators, or finished, as a model
+    int divisor = 1;
+    bool finished = false;
+  };
+  struct Completed {
+    Complete complete;
+    Result result;
+    int own;  // the buffer with what this rank has published
+  };
   struct Activated {  // all versions <= version were activated here at `at_ns`, later ones not yet
     Version version;
     std::int64_t at_ns;
     bool by_arrival;
   };
+  struct Begun {  // an execution under way, until it is released
+    Start start;
+    ExecutionRecord record;
+    Result result;
+  };
 
   // Under mutex_:
   void apply(const Outputs& outputs, bool by_arrival = false);
   void note_activated(bool by_arrival);
-  ExecutionRecord record_of(const Start& start);
+  Begun begun_of(const Start& start);
   void finish_iteration();
   void require_running() const;
 
-  // Of the application:
-  void finish_merge(const void* own);
-  template <class Ready>
-  void wait_for(std::unique_lock<std::mutex>& lock, const Tick& tick, bool extend, Ready ready);
-  std::string timeout_message(std::unique_lock<std::mutex>& lock);
+  // Of the application (engine.cpp):
+  int live_buffer(const Tick& tick);
+  const std::byte* begin_merge(const char* call);
+  std::byte* destination(void* own);
+  void finish_merge(const void* model);
+  Stores stores() const;
 
-  // Of the progress thread (engine_progress.cpp):
-  void run();
+  // Driving (engine_drive.cpp). Whoever calls these holds drive_.
+  template <class Ready>
+  void drive_until(const Tick& tick, bool extend, Ready ready);
+  void hand_over(std::unique_lock<Mutex>& drive);
   bool serve();
   bool carry_out();
   bool take_activations();
   bool advance_execution();
   bool advance_end();
-  void answer_question();
-  void begin(const Start& start);
+  void begin(const Begun& begun);
   void tell_peers(const std::string& message);
+  bool guarded_serve();
   void stop_with(std::exception_ptr failure);
+  bool ended();
+  void watch();
+  std::string standing();
+  std::string timeout_message();
+  bool is_pending();  // under mutex_
+  void run();  // of the progress thread
 
   const EngineConfig config_;
   const std::shared_ptr<Transport> transport_;
   const int rank_;
-  const std::shared_ptr<Buffers> buffers_;
+
+  // The right to drive: to call the transport, but for sleep and wake. Without it both threads would begin the same execution, or take an
+  // activation twice. The progress thread holds it only while there is work, and gives it up between two pieces of work when the
+  // application wants it. Lock order: drive_ before mutex_.
+  Mutex drive_;
+  Atomic<bool> application_wants_{false};  // a hint: a stale value costs one more piece of work
+  // ---- what drive_ protects
+  std::optional<Begun> running_;
+  bool close_announced_ = false;
+  bool finishing_ = false;  // all have closed: further activations would tell nobody anything
+  // ---- end of what drive_ protects
 
   // Protects everything up to the end mark. Without it an arrival and a start could interleave: the machine would call a model
   // fresh that the sum has missed, and hand one buffer to two roles. No transport call is made under it, and no data is moved.
-  std::mutex mutex_;
-  std::condition_variable released_;  // the application: something it may wait for has changed
+  Mutex mutex_;
   Machine machine_;
-  std::deque<Output> outbox_;         // Forward and Start in the machine's order, for the progress thread
-  ExecutionRecord starting_;          // of the Start in the outbox; one execution at a time, so there is one at most
-  std::optional<Complete> complete_;  // for the application
+  std::deque<Output> outbox_;         // Forward, Solo and Start in the machine's order, for whoever drives
+  Begun starting_;                    // of the Start in the outbox; one execution at a time, so there is one at most
+  std::optional<Completed> complete_;  // for the application
+  Result result_;                     // the newest one
   std::exception_ptr failure_;        // why the engine has stopped; rethrown to the application
-  bool closing_ = false;              // the application has closed
-  bool finished_ = false;             // the progress thread has ended in order
   std::optional<std::string> abort_;  // the application gives up, with this message
-  bool missing_asked_ = false;        // the application wants to know who is missing, for its error
-  std::optional<std::vector<int>> missing_;
-  Clock::time_point last_sign_;  // last event from a peer or completed execution
+  bool closing_ = false;              // the application has closed
+  bool finished_ = false;             // ended in order
+  Clock::time_point last_sign_;       // last event from a peer, completed execution, arrival
+  Clock::time_point since_;           // when the application began what it does now
+  bool merging_pending_ = false;      // it has been released, and has not merged yet
+  Clock::time_point reported_at_;     // when the watchdog spoke last
+  unsigned reports_asked_ = 0;        // signals that were answered
   std::deque<Activated> activated_;
   Records records_;
   std::int64_t sequence_ = 0;
   // ---- end of what mutex_ protects
 
-  // Progress thread only.
-  std::optional<ExecutionRecord> running_;  // the execution under way, until it is released
-  int target_ = -1;                         // its target
-  bool close_announced_ = false;
-  bool finishing_ = false;  // all have closed: further activations would tell nobody anything
   // Application only.
   IterationRecord iteration_;  // being written
-  int merging_ = -1;           // the buffer to merge
+  std::optional<Completed> merging_;  // what is to be merged
 
-  std::thread thread_;
+  Thread thread_;
 };
 
 }  // namespace wagma

@@ -1,22 +1,34 @@
-// One execution at a time over MPI: reduce-scatter and allgather by direct messages between the members, so that any group length
-// works and the association tree decides the order of additions.
+// One execution at a time over MPI: carries out the plan of each block (exchange_plan.hpp), a window of blocks at once.
 //
-// Matching. Two members exchange one message (or a fixed series of them) per version, phase and direction, and both execute the
-// versions they share in the same order, so MPI's order of messages between two ranks is enough; the tag carries version and
-// phase so that a defect becomes a visible mismatch rather than a wrong sum. A fast member may be versions ahead in other groups.
+// Bits. Every addition is that of the association tree, left part first, in the accumulation type; which blocks it goes through shows
+// in no bit. First contributions travel in the model's own type, and a null contribution as an empty message; partial and complete
+// sums travel in the accumulation type, because members want different things of one sum (Execution::divisor).
+//
+// Memory. Sums lie in the target, which no peer reads; only what is to be added to them is received elsewhere, into one of a few
+// rooms. A block is made the finished model in place, once all of its messages are through. Contribution and target must not overlap.
+//
+// Matching. Two members execute the versions they share in the same order. Within a version and a block, each sends the other one
+// message to add up and one that spreads a sum, at most; blocks overtake each other, and a member may begin a version, or be finished
+// with it, earlier than its peers, so version, place of the block in the window and kind are told apart by the tag. A place is
+// taken again by a later block, and tags repeat after kTagVersions versions, but only when the earlier one is over for this member:
+// then MPI's order of messages between two ranks is enough, since the peer takes them in the same order. (A fast member may
+// be versions ahead in other groups, but not of a peer that it shares them with: every version needs something from everyone.)
+//
+// No deadlock. What a block waits for is an earlier step of the same block at another member, a room, or its turn in the window; rooms
+// and turns are taken in the order of the blocks, so the first block that is not over anywhere can always go on.
 #pragma once
 
 #include <mpi.h>
 
+#include <atomic>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "wagma/exchange_plan.hpp"
 #include "wagma/transport.hpp"
 
 namespace wagma {
-
-// Longer slices travel as several messages: MPI counts are int, and some providers copy very long messages badly.
-inline constexpr std::size_t kLongestMessage = std::size_t{1} << 30;
 
 // Throws TransportError, naming rank and call, unless `code` is MPI_SUCCESS.
 void check_mpi(int rank, int code, const char* call);
@@ -25,50 +37,102 @@ void check_mpi(int rank, int code, const char* call);
 // freed; sends cannot be taken back at all. Errors are of no interest any more.
 void take_back(MPI_Request& request) noexcept;
 
-// Owned by a transport and used by its progress thread only; begin, progress and missing are Transport's.
+// Owned by a transport and used by one thread at a time, which the engine ensures; begin, progress and missing are Transport's.
 class MpiExchange {
  public:
-  MpiExchange(MPI_Comm comm, int rank, std::size_t longest_message)
-      : comm_(comm), rank_(rank), longest_message_(longest_message) {}
+  MpiExchange(MPI_Comm comm, int rank) : comm_(comm), rank_(rank) {}
 
   void begin(const Execution& execution);
   Progress progress();
   std::vector<int> missing();
   void abandon() noexcept;
 
-  bool running() const { return stage_ != Stage::idle; }
-  bool all_begun() const { return begun_in_.open == 0; }
+  bool running() const { return running_; }
+  bool all_begun() const { return to_begin_ == 0; }
   Clock::time_point active() const { return active_; }  // last time that something happened
+  // What this exchange holds for data, beyond contribution and target. From any thread: it is a number for reports, so its order
+  // with anything else does not matter.
+  std::size_t scratch_bytes() const { return scratch_bytes_.load(std::memory_order_relaxed); }
 
  private:
-  struct Transfer {  // a set of messages; requests[i] is with rank peers[i]
-    std::vector<MPI_Request> requests;
-    std::vector<int> peers;
-    std::size_t open = 0;  // not yet complete
-  };
-  enum class Stage { idle, gathering, spreading };
+  static constexpr int kNoRoom = -1;
 
-  void post_send(Transfer& transfer, const std::byte* data, std::size_t bytes, int to, int tag);
-  void post_receive(Transfer& transfer, std::byte* data, std::size_t bytes, int from, int tag);
-  void test(Transfer& transfer);
-  void reduce();
+  struct Block {  // in the window, at place number % window
+    std::size_t number = 0;
+    std::size_t step = 0;  // first those that add up, then the same ones backwards
+    int room = kNoRoom;
+    int receiving = 0;     // messages of the step
+    int sending = 0;       // messages of all steps
+    int lending = 0;       // of these, those that read partial sums; what is spread is received where they lie
+    bool posted = false;   // the receives of the step
+  };
+  enum class Kind { begun_in, begun_out, receive, send, lend };
+  struct Message {  // what requests_[i] is about
+    Kind kind = Kind::send;
+    std::size_t place = 0;
+    int move = 0;
+    int peer = 0;              // its rank
+    std::size_t expected = 0;  // bytes to be received
+  };
+
+  // Of an execution (exchange_mpi.cpp):
+  void lay_out();
+  void post_begun();
+  void test();
+  void completed(const Message& message, const MPI_Status& status);
+  MPI_Request* add(const Message& message);
+  bool enter_blocks();
+  void finish_blocks();
   void note_activity();
+
+  // Of a block (exchange_blocks_mpi.cpp):
+  bool advance(std::size_t place);
+  void next_step(std::size_t place);
+  bool take_room(Block& block);
+  void post_receives(std::size_t place);
+  void post_sends(std::size_t place);
+  void receive(std::size_t place, int move);
+  void send(std::size_t place, int move);
+  void add_up(const Block& block);
+
+  const std::vector<Step>& plan(const Block& block) const { return block.number + 1 < cut_.blocks ? plan_ : last_plan_; }
+  bool adding(const Block& block) const { return block.step < plan(block).size(); }
+  bool over(const Block& block) const { return block.step == plan(block).size() * (cut_.whole ? 1 : 2); }
+  const Step& step(const Block& block) const;
+  Slice placed(const Block& block, Slice part) const;  // of a block, in the model
+  std::byte* room(const Block& block, int move) const;
 
   const MPI_Comm comm_;
   const int rank_;
-  const std::size_t longest_message_;
   Clock::time_point active_;
 
   // The execution under way.
   Execution execution_;
-  Stage stage_ = Stage::idle;
-  bool summed_ = false;
-  Slice own_{};
-  // begun_in_: an empty message from each member that has begun. It tells a late member, for whom one sleeps and whom errors
-  // name, from data that is moving.
-  Transfer begun_in_, contributions_in_, results_in_, out_;
-  std::vector<std::byte> scratch_;  // the others' contributions to the own slice, one after the other
-  std::vector<int> completed_;      // for MPI_Testsome
+  bool running_ = false, summed_ = false;
+  Cut cut_;
+  std::vector<Step> plan_, last_plan_;  // of a block of full length, and of the last one
+  std::vector<Block> window_;
+  // Blocks [0, finished_) are in the target as the member wants them, [finished_, entered_) in the window; those before roomed_ have
+  // got a room, if they need one.
+  std::size_t finished_ = 0, roomed_ = 0, entered_ = 0;
+  std::vector<int> free_rooms_;
+  // From and to each other member that it has begun, empty messages: they tell a late member, for whom one sleeps and whom errors
+  // name, from data that is moving. How many are under way:
+  int to_begin_ = 0, begun_out_ = 0;
+
+  std::vector<MPI_Request> requests_;
+  std::vector<Message> messages_;
+  std::vector<int> unused_;  // places of requests_
+  std::vector<char> null_;   // by room and move: an empty message came
+
+  std::unique_ptr<std::byte[]> scratch_;
+  std::atomic<std::size_t> scratch_bytes_{0};
+  std::size_t room_bytes_ = 0;
+
+  // For calls, so that none of them allocates.
+  std::vector<int> indices_;
+  std::vector<MPI_Status> statuses_;
+  std::vector<const void*> sources_;
 };
 
 }  // namespace wagma

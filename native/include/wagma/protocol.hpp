@@ -16,7 +16,7 @@ namespace wagma {
 
 inline constexpr Version kNone = -1;
 inline constexpr Version kNotFinishing = -2;
-inline constexpr int kBuffers = 5;
+inline constexpr int kBuffers = 4;  // the most that any machine needs; Machine::buffers() says how many one does
 
 struct Forward {
   Version version;
@@ -66,7 +66,7 @@ struct ProtocolError : std::runtime_error {
 
 class Machine {
  public:
-  Machine(int rank, Schedule schedule, bool merge_once = false);
+  Machine(int rank, Schedule schedule, bool merge_once = false, bool resident = false);
 
   Outputs arrive(Version version);
   Outputs activation(Version version, int dimension);
@@ -81,6 +81,9 @@ class Machine {
   bool done() const;
   int rank() const { return rank_; }
   const Schedule& schedule() const { return schedule_; }
+  bool resident() const { return resident_; }             // the application's model lives in the buffers
+  int buffers() const { return buffers_of(resident_); }  // how many whoever runs it has to provide
+  static constexpr int buffers_of(bool resident) { return resident ? kBuffers : kBuffers - 1; }
 
   // The order of wagma.core.protocol.Machine.STATE, then forwarded[0], forwarded[1], ..., told[0], told[1], ...
   std::vector<Version> state() const;
@@ -93,10 +96,16 @@ class Machine {
   Version arrived() const { return arrived_; }
   Version waiting() const { return waiting_; }
   bool closed() const { return closed_; }
-  int live() const { return static_cast<int>(live_); }            // kNone once closed, where gradients accumulate
+  bool fresh() const { return fresh_ != 0; }  // whether the last arrival was: before its version started here
+  // kNone: there is none, so that the application must not arrive (nor close, where gradients accumulate) until read_done.
+  // Resident: kNone exactly while the application waits.
+  int live() const { return static_cast<int>(live_); }
+  // There is no live buffer, and only peers that read are in the way of the next arrival: wait for read_done. Else arrive() says
+  // at once what is wrong with it.
+  bool awaits_readers() const { return live_ == kNone && waiting_ == kNone && merging_ == kNone && !closed_; }
   int published() const { return static_cast<int>(published_); }  // kNone: nothing, where gradients accumulate
   int model() const { return static_cast<int>(model_); }
-  int merging() const { return static_cast<int>(merging_); }
+  int merging() const { return static_cast<int>(merging_); }  // == live(): the result is in place, resident only
 
  private:
   bool activates(Version version) const;
@@ -104,12 +113,14 @@ class Machine {
   void tell(Version version, int lowest, Outputs& outputs);
   void start(Outputs& outputs);
   void complete(Version version, Outputs& outputs);
+  void reserve();
+  Version spare_buffer() const;
   Version free_buffer() const;
   [[noreturn]] void reject(const char* event, Version version, const std::string& why) const;
 
   int rank_;
   Schedule schedule_;
-  bool merge_once_;
+  bool merge_once_, resident_;
   // Everything below is `state`; meanings stand beside the same names in protocol.py.
   Version next_version_, executing_ = kNone, activated_ = kNone, arrived_ = kNone, waiting_ = kNone, fresh_ = 0;
   Version merge_at_ = kNone, merged_ = kNone, stamp_ = kNone, oldest_ = kNone, closed_ = 0, last_ = kNotFinishing;

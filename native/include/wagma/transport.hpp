@@ -1,8 +1,8 @@
 // What an engine needs from the world to execute what its decision machine decided: send activations, move and reduce one
-// execution at a time, agree on the end, tell peers of a failure. One file implements one transport; nothing else knows which.
+// execution at a time, agree on the end, tell peers of a failure, sleep. One file implements one transport; nothing else knows which.
 //
-// Threads: every call but wake() is made by the engine's progress thread, and none of them may block for a peer: what is not
-// there yet is polled again later. So the progress thread can always be stopped, whatever the peers do.
+// Threads: one at a time, whoever drives the rank (engine.hpp), but for the calls that say otherwise. None of them may block for a
+// peer: what is not there yet is polled again later. So a rank can always be stopped, whatever its peers do.
 #pragma once
 
 #include <chrono>
@@ -13,31 +13,30 @@
 #include <string>
 #include <vector>
 
+#include "wagma/doorbell.hpp"
 #include "wagma/reduce.hpp"
 #include "wagma/schedule.hpp"
 
 namespace wagma {
 
-using Clock = std::chrono::steady_clock;
-
 struct Activation {
   Version version;
-  int dimension;  // over which it arrives
+  int dimension;      // over which it arrives
+  bool solo = false;  // instead: a rank has closed, from `version` on everybody may activate
 };
 
-// One execution at one rank. `owner` keeps both buffers alive for as long as peers (local transport) or a network library
-// (after a failure, when requests cannot be taken back) may still touch them; without it an aborted engine would free memory
-// that others read and write.
+// One execution at one rank. Both pointers are into buffers of the transport.
 struct Execution {
   Version version = 0;
   Group members;  // in association order
   int index = 0;  // of this rank among the members
-  const std::byte* contribution = nullptr;
+  const std::byte* contribution = nullptr;  // elements of `dtype`; nullptr: the null contribution, zeros
   std::byte* target = nullptr;
   std::size_t count = 0;
   DType dtype = DType::float32;
-  bool mean = false;  // divide the sum by the number of members
-  std::shared_ptr<const void> owner;
+  // 1: the target receives the raw sum, in the accumulation type. Else sum / divisor, rounded once to `dtype`: a finished model, at
+  // a sync and for a member that has arrived for this version. Members of one version may differ in it.
+  int divisor = 1;
 };
 
 // Failure of another rank of the run.
@@ -84,6 +83,12 @@ class Transport {
 
   virtual int rank() const = 0;
   virtual int world_size() const = 0;
+  virtual const char* name() const = 0;  // for messages and reports
+  // Buffer `index` of this rank, of the number and size that the transport was made with, 64-byte aligned. It lives as long as the
+  // transport, and for as long as peers (shared memory) or a network library (after a failure) may still touch it.
+  virtual std::byte* buffer(int index) const = 0;
+  virtual int buffers() const = 0;
+  virtual std::size_t buffer_bytes() const = 0;
 
   virtual void send_activation(int to, Activation activation) = 0;
   virtual std::optional<Activation> poll_activation() = 0;
@@ -93,6 +98,7 @@ class Transport {
   virtual Progress progress() = 0;
   // Members of the execution under way whose part this rank still lacks; for messages.
   virtual std::vector<int> missing() = 0;
+  virtual std::string standing() { return ""; }  // how far it is, for reports; "" if there is nothing to say
 
   // Says that this rank will not arrive after `last_arrived` (kNone: it never did); once.
   virtual void announce_close(Version last_arrived) = 0;
@@ -108,10 +114,19 @@ class Transport {
   // The engine stops after a failure and calls nothing any more: take back what can be taken back.
   virtual void abandon() noexcept = 0;
 
-  // Sleeps until something may have happened, wake() was called, or `deadline`. A wake() that came since the last wait()
-  // makes it return at once: without that memory a wake between poll and sleep would be lost.
-  virtual void wait(Clock::time_point deadline) = 0;
-  virtual void wake() = 0;  // from any thread
+  // Sleeping, in two steps (doorbell.hpp): after `announce` the caller looks once more for work, then sleeps. `sleep` ends when something
+  // may have happened, at wake(), or at `deadline`; it needs no right to drive. A wake() since `announce` makes it return at once:
+  // without that memory a wake between look and sleep would be lost.
+  virtual std::uint32_t announce(Sleeper who) = 0;
+  virtual std::uint32_t wakes() const = 0;  // what `announce` returns, from any thread, without announcing anything
+  virtual void sleep(Sleeper who, std::uint32_t since, Clock::time_point deadline) = 0;
+  virtual void awake() = 0;  // this thread looks by itself from now on
+  virtual void wake() = 0;   // both sleepers; from any thread
+  // Whether something has come for which no peer will ring any more, if the caller stops looking after `announce`.
+  virtual bool news() const = 0;
+  // For how long it pays to look again and again before sleeping, and one pause between two looks.
+  virtual Clock::duration patience() const = 0;
+  virtual void pause() = 0;
 };
 
 }  // namespace wagma

@@ -1,0 +1,51 @@
+// Which parts of a model a member of a group sends, receives and adds up, in which order, when members have only messages. No
+// messages and no numbers here: exchange_mpi.hpp carries a plan out, tests/test_exchange_plan.cpp does so without MPI.
+//
+// A model is cut into blocks, and each goes through the same steps by itself, several at a time. First members *add up*: in each
+// step a member gives parts away and adds to the part that it keeps what others give it, until everybody has the sum of a slice
+// of its own. Then they *spread* the sums: the same steps backwards, with sending and receiving exchanged.
+//
+// A power of two halves the part in each step and exchanges with the member at distance 1, 2, 4, ...: neighbours, then pairs, then
+// fours, which is the association tree (wagma/core/trees.py) of such a group. Any other length adds up in one step: everybody gets
+// its slice of all contributions and sums them along the tree. Tiny models are not cut at all: whole models travel in half
+// as many steps, and everybody sums for itself.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "wagma/transport.hpp"
+
+namespace wagma {
+
+struct Move {  // a message in either direction, or in none where a part is empty
+  int peer;    // index among the members
+  Slice send;
+  Slice receive;
+};
+
+struct Step {
+  std::vector<Move> moves;  // by rising peer
+  Slice kept;               // every move receives it; the sum has the peers' parts and the own one in the order of the members
+};
+
+// The steps that add up a block of `count` elements, as the member at `index` takes them: the first one exchanges contributions, the
+// others partial sums. With `whole` nobody gives anything away, and no spreading follows; else it is the steps in
+// reverse, each sending `receive` and receiving `send`.
+std::vector<Step> plan_of(std::size_t count, int members, int index, bool whole);
+
+// How a model of `count` elements is cut: blocks of `length` elements, the last one of what is left. `window` of them are under way at a
+// time, in each of which peers find what this member gives away; `rooms` of these are being added up.
+struct Cut {
+  std::size_t length = 0;
+  std::size_t blocks = 0;
+  std::size_t window = 1;
+  std::size_t rooms = 1;
+  bool whole = false;
+};
+Cut cut_of(std::size_t count, std::size_t accumulator_bytes, int members);
+
+// Elements that the largest step of a plan receives to add up; the size of a room.
+std::size_t room_of(const std::vector<Step>& plan);
+
+}  // namespace wagma

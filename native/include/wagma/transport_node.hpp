@@ -1,0 +1,93 @@
+// Ranks that share memory: members reduce straight out of each other's published buffers and write into each other's targets.
+//
+// An execution. Each member shows its desk (node.hpp) for the version. Once all have, whoever runs takes chunk after chunk, reduces it out
+// of all contributions and puts it into all targets, until none is left: nobody waits for a member whose thread the operating system
+// does not run, which is the rule where ranks outnumber cores. The version is complete, for everyone at once, when all chunks are done:
+// then nobody reads a contribution or writes a target of it any more.
+//
+// Why a late look does no harm. A member leaves a version (begins its next one) only after all chunks are done. So whoever has taken a
+// chunk and not yet finished it knows that all desks are still those of its version. Taking is a compare-and-swap on a word that carries
+// the version's tag, in the desk of the first member: if that member has gone on, the tag differs, and so all chunks are done.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "wagma/node.hpp"
+
+namespace wagma {
+
+class NodeTransport final : public Transport {
+ public:
+  NodeTransport(std::shared_ptr<Node> node, int rank);
+
+  int rank() const override { return rank_; }
+  int world_size() const override { return node_->plan().world_size; }
+  const char* name() const override { return "shared memory"; }
+  std::byte* buffer(int index) const override { return node_->buffer(rank_, index); }
+  int buffers() const override { return node_->plan().buffers; }
+  std::size_t buffer_bytes() const override { return node_->plan().buffer_bytes; }
+
+  void send_activation(int to, Activation activation) override;
+  std::optional<Activation> poll_activation() override;
+  void begin(const Execution& execution) override;
+  Progress progress() override;
+  std::vector<int> missing() override;
+  std::string standing() override;
+  void announce_close(Version last_arrived) override { node_->close(last_arrived); }
+  std::optional<Version> poll_all_closed() override { return node_->all_closed(); }
+  bool drain() override { return true; }  // what is sent lies in the receiver's mailbox at once
+  void announce_failure(const std::string& message) override { node_->fail(rank_, message); }
+  bool failure_delivered() override { return true; }
+  std::optional<Failure> poll_failure() override { return node_->failure(); }
+  void abandon() noexcept override {}  // peers may go on with this rank's buffers: they map them, too
+
+  std::uint32_t announce(Sleeper who) override;
+  std::uint32_t wakes() const override { return own().bell.count(); }
+  void sleep(Sleeper who, std::uint32_t since, Clock::time_point deadline) override { own().bell.sleep(who, since, deadline); }
+  bool news() const override;
+  void awake() override { own().bell.awake(); }
+  void wake() override { own().bell.ring_all(); }
+  Clock::duration patience() const override { return patience_; }
+  void pause() override;
+
+ private:
+  struct Unrung {  // posted, and not yet rung for
+    int rank;
+    int dimension;
+    Version version;
+    Clock::time_point due;
+  };
+
+  Mailbox& own() const { return node_->mailbox(rank_); }
+  bool all_begun() const;
+  std::optional<std::size_t> take_chunk();
+  void reduce_chunk(std::size_t chunk);
+  bool complete() const;
+  void ring_members() const;
+  static void ring_for(Mailbox& mailbox, int dimension, Version version);
+  void ring_due(Clock::time_point now);
+
+  const std::shared_ptr<Node> node_;
+  const int rank_;
+  const int dimensions_;  // of the activation trees
+  Clock::duration patience_{};
+  Clock::duration grace_{};
+  std::vector<Unrung> unrung_;
+  // The newest version (lowest, for solo) taken from each dimension; dimensions at which the next look begins.
+  std::vector<Version> activated_, solo_from_;
+
+  // The execution under way.
+  Execution execution_;
+  bool running_ = false;
+  bool met_ = false;  // all members have begun
+  std::uint64_t tag_ = 0;
+  std::size_t chunk_items_ = 0, chunks_ = 0;
+  Stores stores_ = Stores::cached;
+  std::vector<const void*> sources_;  // of one chunk
+  std::vector<void*> targets_;
+  std::vector<int> divisors_;
+};
+
+}  // namespace wagma

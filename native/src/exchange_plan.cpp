@@ -1,0 +1,84 @@
+#include "wagma/exchange_plan.hpp"
+
+#include <algorithm>
+#include <bit>
+
+namespace wagma {
+
+namespace {
+
+// Bytes of accumulators: long enough for a message to cost more than its start, and short enough that what is summed is still in the
+// cache when it is sent.
+constexpr std::size_t kBlock = std::size_t{1} << 20;
+// What a member gives away lies ready in a window of blocks: where ranks outnumber cores, a peer whose turn it is finds work for
+// all of it, rather than one message. Rooms take memory, the window does not.
+constexpr std::size_t kWindow = 16;
+constexpr std::size_t kRooms = 4;
+constexpr std::size_t kMessages = 512;  // posted at a time, of large groups that give to each member: each test looks at all
+// In large groups the slices of such a block would be tiny, so blocks grow with the group, but not beyond this part of the model.
+constexpr std::size_t kPiece = std::size_t{8} << 10;
+constexpr std::size_t kBlocksOfLarge = 16;
+// Below this the steps cost, not the bytes: whole models travel. In all a member receives no more than kWholeInAll at a time.
+constexpr std::size_t kWhole = std::size_t{16} << 10;
+constexpr std::size_t kWholeInAll = std::size_t{256} << 10;
+
+constexpr std::size_t kLine = 16;  // elements: blocks begin on cache lines
+
+Slice part_of(Slice range, int parts, int index) {
+  const Slice part = slice_of(range.size(), parts, index);
+  return {range.begin + part.begin, range.begin + part.end};
+}
+
+std::vector<Step> halving(std::size_t count, int members, int index, bool whole) {
+  std::vector<Step> steps;
+  Slice range{0, count};
+  for (int distance = 1; distance < members; distance *= 2) {
+    const int peer = index ^ distance;
+    const int side = peer > index ? 0 : 1;  // the member on the left keeps the left half
+    const Slice keep = whole ? range : part_of(range, 2, side);
+    const Slice give = whole ? range : part_of(range, 2, 1 - side);
+    steps.push_back({{{peer, give, keep}}, keep});
+    range = keep;
+  }
+  return steps;
+}
+
+std::vector<Step> direct(std::size_t count, int members, int index, bool whole) {
+  const Slice range{0, count};
+  Step step;
+  step.kept = whole ? range : part_of(range, members, index);
+  for (int peer = 0; peer < members; ++peer) {
+    if (peer != index) step.moves.push_back({peer, whole ? range : part_of(range, members, peer), step.kept});
+  }
+  return {step};
+}
+
+}  // namespace
+
+std::vector<Step> plan_of(std::size_t count, int members, int index, bool whole) {
+  const bool power = members > 1 && std::has_single_bit(static_cast<unsigned>(members));
+  return power ? halving(count, members, index, whole) : direct(count, members, index, whole);
+}
+
+Cut cut_of(std::size_t count, std::size_t accumulator_bytes, int members) {
+  const std::size_t bytes = count * accumulator_bytes, group = static_cast<std::size_t>(members);
+  if (bytes <= kWhole && bytes * group <= kWholeInAll) return {count, 1, 1, 1, true};
+  const std::size_t wanted = std::max(kBlock, std::min(group * kPiece, bytes / kBlocksOfLarge));
+  const std::size_t blocks = (bytes + wanted - 1) / wanted;
+  const std::size_t even = (count + blocks - 1) / blocks;
+  Cut cut;
+  cut.length = std::min(count, (even + kLine - 1) / kLine * kLine);
+  cut.blocks = (count + cut.length - 1) / cut.length;
+  const bool power = std::has_single_bit(group);
+  cut.window = std::min({power ? kWindow : std::clamp(kMessages / group, std::size_t{2}, kWindow), cut.blocks, kWindow});
+  cut.rooms = std::min(kRooms, cut.window);
+  return cut;
+}
+
+std::size_t room_of(const std::vector<Step>& plan) {
+  std::size_t room = 0;
+  for (const Step& step : plan) room = std::max(room, step.moves.size() * step.kept.size());
+  return room;
+}
+
+}  // namespace wagma

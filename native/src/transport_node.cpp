@@ -1,0 +1,223 @@
+#include "wagma/transport_node.hpp"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "cache.hpp"
+
+namespace wagma {
+
+namespace {
+
+constexpr Version kNoVersion = -1;
+constexpr Version kNobody = std::numeric_limits<Version>::max();
+// Large enough that taking a chunk (tens of nanoseconds, more where ranks compete) is nothing beside reducing it, small enough that the
+// last one, which the others wait for, takes some microseconds, and that it is rarely cut in two by the scheduler.
+constexpr std::size_t kChunkBytes = 128 * 1024;
+// Where every rank has a core it pays to look again for about as long as a sleep and a wake take.
+constexpr auto kPatience = std::chrono::microseconds(100);
+// For so long a rank that has activated others trusts that they come by themselves before it rings, where they have cores of their own:
+// a balanced run then needs no system call, and a late rank is activated so much later.
+constexpr auto kGrace = std::chrono::microseconds(30);
+
+std::uint64_t tag_of(Version version) { return static_cast<std::uint64_t>(static_cast<std::uint32_t>(version)) << 32; }
+constexpr std::uint64_t kLower = 0xFFFFFFFFu;
+
+}  // namespace
+
+NodeTransport::NodeTransport(std::shared_ptr<Node> node, int rank)
+    : node_(std::move(node)), rank_(rank), dimensions_(std::bit_width(static_cast<unsigned>(node_->plan().world_size - 1))) {
+  node_->enter(rank);
+  activated_.assign(Mailbox::kDimensions, kNoVersion);
+  solo_from_.assign(Mailbox::kDimensions, kNobody);
+}
+
+// -- activations --------------------------------------------------------------------------------------------------------
+
+void NodeTransport::send_activation(int to, Activation activation) {
+  Mailbox& mailbox = node_->mailbox(to);
+  if (activation.solo) {
+    mailbox.solo_from[activation.dimension].store(activation.version);
+    mailbox.bell.ring();
+    return;
+  }
+  mailbox.activated[activation.dimension].store(activation.version);
+  if (grace_ > Clock::duration::zero()) {
+    unrung_.push_back({to, activation.dimension, activation.version, Clock::now() + grace_});
+  } else {
+    ring_for(mailbox, activation.dimension, activation.version);
+  }
+}
+
+// `rung` before the look at the bell: if the receiver is awake, and goes without having seen the activation, it sees this (news).
+void NodeTransport::ring_for(Mailbox& mailbox, int dimension, Version version) {
+  mailbox.rung[dimension].store(version);
+  mailbox.bell.ring();
+}
+
+std::optional<Activation> NodeTransport::poll_activation() {
+  Mailbox& mailbox = own();
+  for (int dimension = 0; dimension < dimensions_; ++dimension) {
+    if (const Version version = mailbox.activated[dimension].load(); version > activated_[dimension]) {
+      activated_[dimension] = version;
+      mailbox.taken[dimension].store(version, std::memory_order_relaxed);  // saves a system call, decides nothing
+      return Activation{version, dimension};
+    }
+    if (const Version version = mailbox.solo_from[dimension].load(); version < solo_from_[dimension]) {
+      solo_from_[dimension] = version;
+      return Activation{version, dimension, true};
+    }
+  }
+  return std::nullopt;
+}
+
+void NodeTransport::ring_due(Clock::time_point now) {
+  std::erase_if(unrung_, [&](const Unrung& unrung) {
+    if (unrung.due > now) return false;
+    Mailbox& mailbox = node_->mailbox(unrung.rank);
+    if (mailbox.taken[unrung.dimension].load(std::memory_order_relaxed) < unrung.version) {
+      ring_for(mailbox, unrung.dimension, unrung.version);
+    }
+    return true;
+  });
+}
+
+// -- executions ---------------------------------------------------------------------------------------------------------
+
+void NodeTransport::begin(const Execution& execution) {
+  execution_ = execution;
+  running_ = true;
+  met_ = false;
+  tag_ = tag_of(execution.version);
+  const std::size_t members = execution.members.size(), item = item_size(execution.dtype);
+  chunk_items_ = kChunkBytes / item;
+  chunks_ = (execution.count + chunk_items_ - 1) / chunk_items_;
+  // Not before the first execution: only then every rank has entered, and with it its cores are known.
+  const bool fits = world_size() <= node_->cores();
+  patience_ = fits ? kPatience : Clock::duration::zero();
+  grace_ = fits ? kGrace : Clock::duration::zero();
+  stores_ = stores_for(2 * members * execution.count * item);
+  Desk& desk = node_->desk(rank_);
+  const auto offset = [&](const std::byte* pointer) { return pointer ? pointer - node_->segment().data() : std::ptrdiff_t{-1}; };
+  // In this order: a member of an older version sees the new tag before it could take a chunk, and all see the counters, the pointers and
+  // the contribution once they see `begun`.
+  desk.next_chunk.store(tag_);
+  desk.chunks_done.store(tag_);
+  desk.contribution.store(offset(execution.contribution), std::memory_order_relaxed);
+  desk.target.store(offset(execution.target), std::memory_order_relaxed);
+  desk.divisor.store(execution.divisor, std::memory_order_relaxed);
+  // Sequentially consistent: of members that begin at the same time at least one sees that all have.
+  desk.begun.store(execution.version);
+  met_ = all_begun();
+  // The others help only where there is more than one chunk to take; else they are woken when all is done.
+  if (met_ && chunks_ > 1) ring_members();
+}
+
+bool NodeTransport::all_begun() const {
+  return std::all_of(execution_.members.begin(), execution_.members.end(),
+                     [&](int member) { return node_->desk(member).begun.load() >= execution_.version; });
+}
+
+std::optional<std::size_t> NodeTransport::take_chunk() {
+  auto& next = node_->desk(execution_.members.front()).next_chunk;
+  std::uint64_t seen = next.load();
+  while ((seen & ~kLower) == tag_ && (seen & kLower) < chunks_) {
+    if (next.compare_exchange_weak(seen, seen + 1)) return static_cast<std::size_t>(seen & kLower);
+  }
+  return std::nullopt;
+}
+
+void NodeTransport::reduce_chunk(std::size_t chunk) {
+  const std::size_t begin = chunk * chunk_items_, count = std::min(chunk_items_, execution_.count - begin);
+  const std::size_t model_item = item_size(execution_.dtype), sum_item = accumulator_size(execution_.dtype);
+  std::byte* base = node_->segment().data();
+  sources_.clear();
+  targets_.clear();
+  divisors_.clear();
+  for (const int member : execution_.members) {
+    const Desk& desk = node_->desk(member);
+    const std::int64_t contribution = desk.contribution.load(std::memory_order_relaxed);
+    const int divisor = desk.divisor.load(std::memory_order_relaxed);
+    sources_.push_back(contribution < 0 ? nullptr : base + contribution + begin * model_item);
+    targets_.push_back(base + desk.target.load(std::memory_order_relaxed) + begin * (divisor == 1 ? sum_item : model_item));
+    divisors_.push_back(divisor);
+  }
+  const int members = static_cast<int>(sources_.size());
+  reduce(execution_.dtype, sources_.data(), members, targets_.data(), divisors_.data(), members, count,
+         stores_);
+}
+
+bool NodeTransport::complete() const {
+  const std::uint64_t done = node_->desk(execution_.members.front()).chunks_done.load();
+  return (done & ~kLower) != tag_ || (done & kLower) == chunks_;
+}
+
+Progress NodeTransport::progress() {
+  if (!unrung_.empty()) ring_due(Clock::now());
+  if (!running_) return {};
+  if (!met_ && !(met_ = all_begun())) return {};
+  while (const auto chunk = take_chunk()) {
+    reduce_chunk(*chunk);
+    auto& done = node_->desk(execution_.members.front()).chunks_done;
+    // Release: whoever sees the last chunk counted sees the data of all (reduce ends with a store fence).
+    if ((done.fetch_add(1) & kLower) + 1 == chunks_) ring_members();
+  }
+  if (!complete()) return {};
+  running_ = false;
+  return {true, true};
+}
+
+std::vector<int> NodeTransport::missing() {
+  std::vector<int> ranks;
+  if (!running_) return ranks;
+  for (const int member : execution_.members) {
+    if (node_->desk(member).begun.load() < execution_.version) ranks.push_back(member);
+  }
+  return ranks;
+}
+
+std::string NodeTransport::standing() {
+  if (!running_ || !met_) return "";
+  const Desk& first = node_->desk(execution_.members.front());
+  const std::uint64_t taken = first.next_chunk.load(), done = first.chunks_done.load();
+  if ((done & ~kLower) != tag_ || (taken & ~kLower) != tag_) return "all chunks are reduced";
+  return std::to_string(done & kLower) + " of " + std::to_string(chunks_) + " chunks are reduced, " +
+         std::to_string((taken & kLower) - (done & kLower)) + " in the hands of members";
+}
+
+void NodeTransport::ring_members() const {
+  for (const int member : execution_.members) {
+    if (member != rank_) node_->mailbox(member).bell.ring();
+  }
+}
+
+// -- sleeping -----------------------------------------------------------------------------------------------------------
+
+std::uint32_t NodeTransport::announce(Sleeper who) {
+  ring_due(Clock::time_point::max());
+  return own().bell.announce(who);
+}
+
+// Not whatever was posted: in a balanced run that would be an activation nearly every time, for which its sender still means to ring.
+bool NodeTransport::news() const {
+  for (int dimension = 0; dimension < dimensions_; ++dimension) {
+    if (own().rung[dimension].load() > activated_[dimension] || own().solo_from[dimension].load() < solo_from_[dimension]) return true;
+  }
+  return node_->has_failed();
+}
+
+void NodeTransport::pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#else
+  ::sched_yield();
+#endif
+}
+
+}  // namespace wagma
