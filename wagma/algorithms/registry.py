@@ -28,7 +28,8 @@ class Specification:
     """An algorithm: its generator, the collectives it joins, what they carry, and whether it suffers injected delays.
 
     keys: the settings beyond the shared ones that it reads (`wagma.core.settings`). companion: a second activity of each rank, beside
-    the first (AD-PSGD's communication).
+    the first (AD-PSGD's communication). by_merge_rule: its group averages are those of `wagma.core.averaging.merge_rule`, so that a
+    transport may write a fresh rank's mean at once.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Specification:
     delayed: bool = True
     keys: tuple[str, ...] = ()
     companion: Callable[[RankView], Algorithm] | None = None
+    by_merge_rule: bool = False
 
     def schedule(
         self, world_size: int, group_size: int, sync_period: int, initiators: int = EVERYBODY, seed: int = 0
@@ -73,13 +75,14 @@ def register(
     delayed: bool = True,
     keys: tuple[str, ...] = (),
     companion: Callable[[RankView], Algorithm] | None = None,
+    by_merge_rule: bool = False,
 ) -> Callable[[Callable[[RankView], Algorithm]], Callable[[RankView], Algorithm]]:
     """Decorator: make a generator function available by `name` in both worlds. Raises InputError if the name is taken."""
 
     def add(run: Callable[[RankView], Algorithm]) -> Callable[[RankView], Algorithm]:
         if name in ALGORITHMS:
             raise InputError(f"algorithm {name!r} is registered already")
-        ALGORITHMS[name] = Specification(name, run, collectives, value, delayed, keys, companion)
+        ALGORITHMS[name] = Specification(name, run, collectives, value, delayed, keys, companion, by_merge_rule)
         return run
 
     return add

@@ -1,7 +1,9 @@
-"""Measure how fast the simulator is.
+"""Measure how fast the simulator and the collective are.
 
 engines: messages per second of both engines, beside a plain heapq loop as a yardstick. cost: seconds and memory of the fast engine
-against the number of ranks, with a picture if asked for.
+against the number of ranks, with a picture if asked for. collective: the group average on real ranks, beside MPI_Allreduce, gloo and
+what the memory allows. partial: latency of eager-SGD's collectives where ranks come one by one. idle: what progress threads cost that
+have nothing to do.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import statistics
 from collections.abc import Sequence
 
 from wagma.api import select_algorithms
+from wagma.commands import bench_ranks
 from wagma.commands.options import add_output_options, check_writable, parse_ranks, prints_table, write_text
 from wagma.errors import InputError
 from wagma.progress import Progress
@@ -32,7 +35,7 @@ CURVE_ITERATIONS = 20
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    kinds = parser.add_subparsers(dest="kind", metavar="engines|cost", required=True)
+    kinds = parser.add_subparsers(dest="kind", metavar="engines|cost|collective|partial|idle", required=True)
     engines = kinds.add_parser(
         "engines", help="messages per second of both engines, beside a plain heapq loop", allow_abbrev=False
     )
@@ -58,10 +61,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for each in (engines, cost):
         each.add_argument("--algorithms", metavar="A,B|all", default="all", help="which to run (default: all fast ones)")
         add_output_options(each)
+    bench_ranks.configure(kinds)
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure, then print."""
+    if options.kind in bench_ranks.KINDS:
+        return bench_ranks.run(options)
     check_writable(json=options.json)
     if getattr(options, "plot", None) is not None:
         check_picture(options.plot)

@@ -35,8 +35,8 @@ found = "available"
     "kernel_mpi": """
 import mpi4py
 mpi4py.rc.initialize = mpi4py.rc.finalize = False
-from mpi4py import MPI
-import wagma._native_mpi
+from wagma.real.kernel import mpi_native
+mpi_native()
 found = "available"
 """,
     "torch_devices": """

@@ -20,10 +20,11 @@ import numpy.typing as npt
 
 from wagma.core.averaging import merge_rule
 from wagma.core.protocol import NONE
-from wagma.core.schedule import Schedule
+from wagma.core.schedule import EVERYBODY, Schedule
 from wagma.errors import InputError
 from wagma.real.kernel import Engine, Records, is_orderly, require
 from wagma.real.limited import agree
+from wagma.real.node import Transport
 from wagma.scenario import resolve_group_size, resolve_sync_period
 
 
@@ -46,11 +47,19 @@ class GroupAllreduce:
     """Averages `buffer` in place, in changing groups without waiting for late members. Collective: all ranks create it.
 
     comm: an mpi4py intracommunicator (it is duplicated), or one of `wagma.real.local`. buffer: the model, 1-D C-contiguous
-    float32 or float64, of the same length and dtype on all ranks. group_size: 1 to the number of ranks, or "sqrt". sync_period: a
-    global mean in every sync_period-th iteration, or "never". merge_once: merge no sum twice. timeout_s: limit of every wait.
-    record, digests: keep records for a trace (`take_records`).
+    float32, float64 or float16 (or 16-bit integers that hold bfloat16, with dtype="bfloat16"), of the same length and dtype on all
+    ranks. group_size: 1 to the number of ranks, or "sqrt". sync_period: a global mean in every sync_period-th iteration, or "never".
+    initiators: who may activate a version: "solo", everybody; "majority", one rank drawn from `seed` for each version; or how many are
+    drawn (E). merge_once: merge no sum twice. transport: "shm", "mpi", or "auto": shared memory where all ranks are on one
+    machine. timeout_s: limit of every wait. watchdog_s: after so long without anything that moves, where something is due, each
+    rank says on standard error what stands (0: never); SIGUSR1 makes it say so at any time. record, digests: keep records for a trace
+    (`take_records`).
 
-    Raises InputError, on every rank and naming the rank at fault, MissingDependencyError, CollectiveTimeout.
+    resident: the model lives in the library's buffers, where publishing and averaging copy nothing. `buffer` is then only its first
+    value; work on `model`, which is another array after each `average`.
+
+    Raises InputError, on every rank and naming the rank at fault, MissingDependencyError, CollectiveTimeout, WagmaError if there is
+    not enough memory to share.
     """
 
     def __init__(
@@ -60,30 +69,57 @@ class GroupAllreduce:
         group_size: int | Literal["sqrt"] = "sqrt",
         sync_period: int | Literal["never"] = 10,
         *,
+        dtype: Literal["bfloat16"] | None = None,
+        initiators: int | Literal["solo", "majority"] = "solo",
+        seed: int = 0,
         merge_once: bool = False,
+        resident: bool = False,
+        transport: Transport = "auto",
         timeout_s: float = 300.0,
+        watchdog_s: float = 60.0,
         record: bool = False,
         digests: bool = False,
     ) -> None:
-        def describe() -> str:
-            require(comm)
+        def settings() -> Schedule:
             size = resolve_group_size(group_size, comm.size, "group_size")
             period = resolve_sync_period(sync_period)
-            _check_buffer(buffer)
+            return Schedule(comm.size, size, period, initiators=_initiators(initiators, comm.size), seed=seed)
+
+        def describe() -> str:
+            require(comm, transport)
+            schedule = settings()
+            _check_buffer(buffer, dtype)
             return (
-                f"{buffer.size} elements of {buffer.dtype}, group_size = {size}, sync_period = {period or 'never'},"
-                f" merge_once = {merge_once}"
+                f"{buffer.size} elements of {dtype or buffer.dtype}, group_size = {schedule.group_size},"
+                f" sync_period = {schedule.sync_period or 'never'}, initiators = {initiators}, seed = {seed},"
+                f" merge_once = {merge_once}, resident = {resident}, transport = {transport}"
             )
 
         agree(comm, describe, timeout_s)
+        self._resident = resident
         self._buffer = buffer
-        self._schedule = Schedule(
-            comm.size, resolve_group_size(group_size, comm.size, "group_size"), resolve_sync_period(sync_period)
-        )
+        self._schedule = settings()
         self._next = self._schedule.first
         self._engine = Engine(
-            comm, self._schedule, buffer, merge_once=merge_once, timeout_s=timeout_s, record=record, digests=digests
-        )
+            comm, self._schedule, buffer, dtype=dtype, merge_once=merge_once, resident=resident, mean_when_fresh=True,
+            transport=transport, timeout_s=timeout_s, watchdog_s=watchdog_s, record=record, digests=digests,
+        )  # fmt: skip
+        self._models = [self._engine.buffer(index) for index in range(self._engine.buffers)] if resident else []
+
+    @property
+    def model(self) -> npt.NDArray[Any]:
+        """The array to work on until the next `average`: the caller's own, or, if it is resident, one of the library's."""
+        return self._models[self._engine.model_index] if self._resident else self._buffer
+
+    @property
+    def transport(self) -> str:
+        """How the ranks reach each other: "shared memory" or "MPI"."""
+        return self._engine.transport
+
+    @property
+    def copies(self) -> int:
+        """Copies of the model that this rank holds beyond the caller's own."""
+        return self._engine.copies
 
     @property
     def schedule(self) -> Schedule:
@@ -96,13 +132,14 @@ class GroupAllreduce:
         `iteration`, where it is given, must be the next one: 0, 1, 2, ... Raises CollectiveTimeout, PeerFailed, ProtocolError.
         """
         t = self._next if iteration is None else iteration
-        outcome = self._engine.arrive(t, self._buffer)
+        own = None if self._resident else self._buffer
+        outcome = self._engine.arrive(t, own)
         self._next = self._schedule.next(t)
         synced = self._schedule.is_sync(t)
         if synced:
-            self._engine.copy_result(self._buffer)
+            self._engine.copy_result(own)
         elif outcome.group_length:
-            self._engine.merge(self._buffer, *merge_rule(int(outcome.fresh), outcome.group_length))
+            self._engine.merge(own, *merge_rule(int(outcome.fresh), outcome.group_length))
         merged = None if outcome.merged_version == NONE else outcome.merged_version
         return AverageOutcome(t, outcome.fresh, merged, outcome.group_length, synced)
 
@@ -131,10 +168,24 @@ class GroupAllreduce:
             self.abort(f"{type(error).__name__}: {error}")
 
 
-def _check_buffer(buffer: Any) -> None:
+def _initiators(initiators: object, world_size: int) -> int:
+    if initiators == "solo":
+        return EVERYBODY
+    chosen = 1 if initiators == "majority" else initiators
+    if not isinstance(chosen, int) or isinstance(chosen, bool) or not 1 <= chosen <= world_size:
+        raise InputError(f"initiators = {initiators!r}: must be 'solo', 'majority' or 1 to {world_size}")
+    return chosen
+
+
+def _check_buffer(buffer: Any, dtype: str | None) -> None:
     if not isinstance(buffer, np.ndarray):
         raise InputError(f"buffer is a {type(buffer).__name__}: must be a numpy array")
-    if buffer.dtype not in (np.float32, np.float64) or not buffer.dtype.isnative:
-        raise InputError(f"buffer has dtype {buffer.dtype}: must be float32 or float64")
+    if dtype is not None:
+        if dtype != "bfloat16" or buffer.dtype.itemsize != 2 or buffer.dtype.kind == "f":
+            raise InputError(
+                f"dtype = {dtype!r} with a buffer of {buffer.dtype}: must be 'bfloat16' with 16-bit integers, or None"
+            )
+    elif buffer.dtype not in (np.float32, np.float64, np.float16) or not buffer.dtype.isnative:
+        raise InputError(f"buffer has dtype {buffer.dtype}: must be float32, float64 or float16")
     if buffer.ndim != 1 or not buffer.flags.c_contiguous or not buffer.flags.writeable or buffer.size == 0:
         raise InputError(f"buffer has shape {buffer.shape}: must be 1-D, C-contiguous, writeable and not empty")

@@ -46,6 +46,13 @@ class Flat(Protocol):
         """Put values back."""
 
 
+class Resident(Protocol):
+    """Parameters in the engine's buffers (wagma.real.resident)."""
+
+    def attach(self) -> None:
+        """Let the parameters look at the buffer that now holds the model."""
+
+
 class RankDriver:
     """One rank's generator and what its effects act on. `iterations` is endless: the user's loop decides."""
 
@@ -58,6 +65,7 @@ class RankDriver:
         flats: Mapping[Value, Flat],
         apply_update: Callable[[], Any],
         recorder: Recorder | None,
+        resident: Resident | None = None,
     ) -> None:
         self.iterations = itertools.count()
         self.rank = rank
@@ -69,6 +77,7 @@ class RankDriver:
         self._flats = flats
         self._apply_update = apply_update
         self._recorder = recorder
+        self._resident = resident
         self._buffer = np.empty(flats[Value.MODEL].size, flats[Value.MODEL].dtype)
         self._group_length = 0
         self._error: BaseException | None = None
@@ -108,6 +117,8 @@ class RankDriver:
                 case GroupAllreduce():
                     joined = self._join(effect)
                     self._group_length = joined.group_length
+                    if not joined.group_length:
+                        self._put(Value.MODEL)
                     outcome = GroupOutcome(int(joined.fresh), joined.group_length)
                 case Average():
                     self._average(effect)
@@ -122,9 +133,9 @@ class RankDriver:
     def _join(self, effect: Allreduce | GroupAllreduce) -> _native.Outcome:
         if self._engine is None:
             raise WagmaError(f"algorithm {self._specification.name}: registered without collectives, but yields {effect!r}")
-        self._flats[effect.value].read(self._buffer)
+        own = self._take(effect.value)
         before = time.monotonic_ns()
-        joined = self._engine.arrive(effect.iteration, self._buffer)
+        joined = self._engine.arrive(effect.iteration, own)
         if self._recorder is not None:
             self._recorder.waited(time.monotonic_ns() - before)
         return joined
@@ -132,11 +143,27 @@ class RankDriver:
     def _allreduce(self, effect: Allreduce) -> None:
         self._join(effect)
         assert self._engine is not None
-        self._engine.copy_result(self._buffer)
-        self._flats[effect.value].write(self._buffer)
+        self._engine.copy_result(self._own)
+        self._put(effect.value)
 
     def _average(self, effect: Average) -> None:
         assert self._engine is not None
         if self._group_length:
-            self._engine.merge(self._buffer, effect.own_weight, effect.divisor)
-            self._flats[Value.MODEL].write(self._buffer)
+            self._engine.merge(self._own, effect.own_weight, effect.divisor)
+            self._put(Value.MODEL)
+
+    @property
+    def _own(self) -> Array | None:
+        """What the engine reads from and writes to; None: its own buffers."""
+        return None if self._resident else self._buffer
+
+    def _take(self, value: Value) -> Array | None:
+        if self._resident is None:
+            self._flats[value].read(self._buffer)
+        return self._own
+
+    def _put(self, value: Value) -> None:
+        if self._resident is None:
+            self._flats[value].write(self._buffer)
+        else:
+            self._resident.attach()

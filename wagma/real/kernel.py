@@ -8,7 +8,10 @@ engines are closed (or, after an uncaught exception, aborted) by an exit handler
 from __future__ import annotations
 
 import atexit
+import faulthandler
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +24,9 @@ import numpy.typing as npt
 from wagma.core.protocol import NONE
 from wagma.core.schedule import Schedule
 from wagma.errors import MissingDependencyError, PeerFailed, WagmaError
-from wagma.real.limited import is_local
+from wagma.real import library
+from wagma.real.limited import agree, is_local
+from wagma.real.node import Transport, check_transport, share_memory
 
 if TYPE_CHECKING:
     from wagma import _native
@@ -60,52 +65,72 @@ def native() -> Any:
         ) from error
 
 
+def _mpi4py() -> Any:
+    try:
+        return import_module("mpi4py.MPI")
+    except (ImportError, RuntimeError) as error:
+        raise MissingDependencyError(library.why_no_mpi(error)) from error
+
+
 def mpi_native() -> Any:
     """The module wagma._native_mpi, on the MPI library of mpi4py. Raises MissingDependencyError."""
-    try:
-        mpi = import_module("mpi4py.MPI")
-    except (ImportError, RuntimeError) as error:
-        raise MissingDependencyError(
-            f"mpi4py cannot be imported ({error}): install an MPI library, e.g. pip install mpich"
-        ) from error
+    mpi = _mpi4py()
     native()
     try:
         module = import_module("wagma._native_mpi")
     except ImportError as error:
-        raise MissingDependencyError(
-            f"wagma._native_mpi cannot be imported ({error}): build wagma again with mpicxx on PATH (docs/install.md)"
-        ) from error
-    ours, theirs = (text.rstrip("\0\n ") for text in (module.library_version(), mpi.Get_library_version()))
-    if ours != theirs:
-        first = [text.splitlines()[0] for text in (ours, theirs)]
-        raise MissingDependencyError(
-            f"wagma._native_mpi calls {first[0]!r}, mpi4py {first[1]!r}: build wagma again with mpi4py's MPI on PATH (docs/install.md)"
-        )
+        raise MissingDependencyError(library.why_not_imported(error, mpi)) from error
+    wrong = library.difference(module, mpi) or library.too_few_threads(mpi)
+    if wrong is not None:
+        raise MissingDependencyError(wrong)
     return module
 
 
-def require(comm: Any) -> None:
-    """Raise MissingDependencyError if there is no kernel for this communicator."""
-    if is_local(comm):
-        native()
-    else:
+def require(comm: Any, transport: Transport = "auto") -> None:
+    """Raise MissingDependencyError if there is no kernel for this communicator; InputError for an unknown transport."""
+    check_transport(transport)
+    native()
+    if transport == "mpi" and not is_local(comm):
         mpi_native()
+
+
+def _connect(
+    comm: Any, config: _native.EngineConfig, transport: Transport, timeout_s: float, longest_nap_s: float | None
+) -> Any:
+    """This rank's transport. Collective."""
+    if is_local(comm):
+        return comm.make_transport(config.buffers, config.buffer_bytes)
+    if transport != "mpi":
+        shared = share_memory(comm, native().Node, config, timeout_s, required=transport == "shm")
+        if shared is not None:
+            return shared
+
+    def describe() -> str:
+        mpi_native()
+        return "MPI"
+
+    agree(comm, describe, timeout_s)
+    naps = {} if longest_nap_s is None else {"longest_nap_s": longest_nap_s}
+    return mpi_native().connect(comm.py2f(), config.buffers, config.buffer_bytes, timeout_s, **naps)
 
 
 def world() -> Any:
     """mpi4py's COMM_WORLD. Raises MissingDependencyError."""
-    mpi_native()
-    return import_module("mpi4py.MPI").COMM_WORLD
+    return _mpi4py().COMM_WORLD
 
 
 class Engine:
     """One rank's engine on a communicator: an mpi4py one or that of `wagma.real.local`. Collective: all its ranks make one.
 
     `arrive` publishes a model and returns when there is something to merge; the progress thread answers for the rank in
-    between. `initial`: 1-D C-contiguous float32 or float64 array, the model that is contributed until the first arrival.
-    Waits end after `timeout_s` seconds with CollectiveTimeout. `record` keeps records, `digests` of all that is moved.
+    between. `initial`: 1-D C-contiguous array, the model that is contributed until the first arrival: float32, float64, float16, or
+    16-bit integers that are bfloat16s if `dtype` says so. `resident`: the model lives in the engine's buffers (`model`), and is None
+    in every call. `mean_when_fresh`: the only rule of a fresh rank is sum / |G|, which is then written at once.
+    longest_nap_s: how long an idle rank goes without looking at MPI, where that is the transport.
+    Waits end after `timeout_s` seconds with CollectiveTimeout; after `watchdog_s` without anything that moves, where something is due, each
+    rank says on standard error what stands (0: never). `record` keeps records, `digests` of all that is moved.
 
-    Every rank has to give the same length, dtype, schedule and merge_once: `wagma.real.limited.agree` first.
+    Every rank has to give the same length, dtype, schedule and options: `wagma.real.limited.agree` first.
     """
 
     def __init__(
@@ -114,31 +139,46 @@ class Engine:
         schedule: Schedule,
         initial: Array,
         *,
+        dtype: str | None = None,
         merge_once: bool = False,
+        resident: bool = False,
+        mean_when_fresh: bool = False,
+        transport: Transport = "auto",
+        longest_nap_s: float | None = None,
         timeout_s: float = 300.0,
+        watchdog_s: float = 60.0,
         record: bool = False,
         digests: bool = False,
     ) -> None:
+        _report_on_signal()
         self._separate = not is_local(comm)  # ranks are processes
-        transport = mpi_native().connect(comm.py2f(), timeout_s) if self._separate else comm.make_transport()
-        self._engine: _native.Engine = native().Engine(
-            transport,
-            initial,
+        config = native().EngineConfig(
+            world_size=schedule.world_size,
             group_size=schedule.group_size,
             sync_period=schedule.sync_period,
+            count=initial.size,
+            dtype=initial.dtype.name if dtype is None else dtype,
             grouped=schedule.grouped,
             fixed=schedule.fixed,
             initiators=schedule.initiators,
             seed=schedule.seed,
             accumulate=schedule.accumulate,
             merge_once=merge_once,
+            resident=resident,
+            mean_when_fresh=mean_when_fresh,
             timeout_s=timeout_s,
+            watchdog_s=watchdog_s,
             record=record,
             digests=digests,
         )
+        connected = _connect(comm, config, transport, timeout_s, longest_nap_s)
+        self._engine: _native.Engine = native().Engine(config, connected, initial)
+        self.transport: str = connected.name
+        self.buffers: int = config.buffers
+        self.copies: int = self.buffers - resident  # of the model, beyond the caller's own
         self.schedule = schedule
         self._digests = digests
-        self.rank = transport.rank
+        self.rank = connected.rank
         self.ended = False
         self.error: WagmaError | None = None  # why the last call failed, if the engine has not ended
         if self._separate:
@@ -148,7 +188,7 @@ class Engine:
             _exit.created += 1
             _watch_exit()
 
-    def arrive(self, version: int, own: Array) -> _native.Outcome:
+    def arrive(self, version: int, own: Array | None) -> _native.Outcome:
         """Publish `own` for `version` and wait until there is something to merge.
 
         Raises CollectiveTimeout, PeerFailed, ProtocolError.
@@ -156,13 +196,26 @@ class Engine:
         with self._noting_failure():
             return self._engine.arrive(version, own)
 
-    def merge(self, own: Array, own_weight: int, divisor: int) -> None:
+    def merge(self, own: Array | None, own_weight: int, divisor: int) -> None:
         """own = (sum + own_weight * own) / divisor, in place."""
         self._engine.merge(own, own_weight, divisor)
 
-    def copy_result(self, own: Array) -> None:
+    def copy_result(self, own: Array | None) -> None:
         """own = result; at a sync the result is the mean."""
         self._engine.copy_result(own)
+
+    def retract(self, own: Array) -> bool:
+        """own += what no version has taken yet, where contributions accumulate: before each arrive. Whether there was something."""
+        return self._engine.retract(own)
+
+    @property
+    def model_index(self) -> int:
+        """The buffer with the resident model: another one after each merge or copy_result."""
+        return self._engine.live_index
+
+    def buffer(self, index: int) -> Array:
+        """A buffer as an array: the model, if `index` is model_index. It stays valid as long as anybody refers to it."""
+        return self._engine.buffer(index)
 
     def take_records(self) -> Records:
         """What was recorded since the last call; complete after `close`."""
@@ -250,6 +303,12 @@ def _iteration(rank: int, record: _native.IterationRecord, text: Callable[[int],
         "merged_digest": None if record.merged_version == NONE else text(record.merged_digest),
         "model_digest": text(record.model_digest),
     }
+
+
+def _report_on_signal() -> None:
+    """Have SIGUSR1 print where each engine and each Python thread stands, unless the program uses that signal."""
+    if threading.current_thread() is threading.main_thread() and native().report_on(signal.SIGUSR1):
+        faulthandler.register(signal.SIGUSR1, chain=True)
 
 
 def is_orderly(error: BaseException | None) -> bool:

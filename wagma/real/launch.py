@@ -7,9 +7,7 @@ who failed, and less of why: ranks report to a channel, and each has a superviso
 from __future__ import annotations
 
 import os
-import re
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +22,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from wagma.errors import MissingDependencyError, WagmaError
+from wagma.real import library
 from wagma.real.channel import RANK_VARIABLES, Receiver, stack_file
+from wagma.real.manager import Manager
 
 START_LIMIT_S = 120.0  # until every rank has begun
 FAILURE_LIMIT_S = 5.0  # from the first failure to the end of the job
@@ -34,19 +34,18 @@ POLL_S = 0.2
 
 #: Cores are for ranks: threads of a library on top of them would only take turns.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-#: Open MPI refuses to run as root, or more ranks than cores, unless told so; other libraries do not read these.
+#: Open MPI refuses to run as root, or more ranks than cores, unless told so. It ties a rank to one core, which the rank's progress
+#: thread would have to share, and spins while it waits. Up to version 4 OMPI_MCA_ is the prefix of all, later PRTE_MCA_ that of what
+#: its launcher reads. Other libraries read none of these.
 OPEN_MPI = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "OMPI_MCA_hwloc_base_binding_policy": "none",
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
+    "OMPI_MCA_mpi_yield_when_idle": "1",
 }
-#: What MPICH and Open MPI have to say after a failure that has been reported better.
-NOISE = re.compile(
-    r"^(Abort\(|=====|=   |YOUR APPLICATION TERMINATED|This typically refers|Please see the FAQ|-----|MPI_ABORT was|with errorcode"
-    r"|NOTE: invoking MPI_ABORT|You may or may not|exactly when Open MPI|\[(proxy|mpiexec)[:@]|Proc: \[|prterun |mpirun )"
-)
-
 Progress = Callable[[int, int], None]
 
 
@@ -69,12 +68,8 @@ def under_mpiexec() -> bool:
 
 
 def find_mpiexec() -> Path | None:
-    """The mpiexec of this Python's environment, else the one on PATH."""
-    beside = Path(sys.executable).with_name("mpiexec")
-    if os.access(beside, os.X_OK):
-        return beside
-    found = shutil.which("mpiexec")
-    return Path(found) if found else None
+    """The mpiexec of the MPI that mpi4py uses here."""
+    return library.find_mpiexec(library.library_of_mpi4py())
 
 
 def require(*, training: bool = True) -> Path:
@@ -88,7 +83,8 @@ def require(*, training: bool = True) -> Path:
     missing = [what for module, what in needed if find_spec(module) is None]
     mpiexec = find_mpiexec()
     if mpiexec is None:
-        missing.append("mpiexec")
+        mpi = library.library_of_mpi4py()
+        missing.append("mpiexec" if mpi is None else f"the mpiexec of {mpi} on PATH")
     if missing or mpiexec is None:
         raise MissingDependencyError(
             f"a real run needs {', '.join(missing)}: docs/install.md says how to install it; simulating needs none of it"
@@ -109,7 +105,7 @@ def run_ranks(ranks: int, arguments: Sequence[str], progress: Progress | None = 
             rank = [sys.executable, "-m", "mpi4py", "-m", *arguments, "--launched", str(receiver.path)]
             supervisor = [sys.executable, "-m", "wagma.real.supervise", str(receiver.path)]
             job = Job([str(mpiexec), "-n", str(ranks), *supervisor, *rank], ranks, receiver, progress)
-            with _terminated_like_interrupted():
+            with terminated_like_interrupted():
                 job.run()
             return job.report()
         finally:
@@ -128,9 +124,10 @@ def output_of(ranks: int, module: str, limit_s: float) -> str:
         except subprocess.TimeoutExpired:
             raise WagmaError(f"{module} on {ranks} ranks: not done after {limit_s:g} s") from None
         finally:
-            _stop(process)
+            stop(process)
     if process.returncode != 0:
-        lines = [line for line in errors.splitlines() if line.strip() and not NOISE.match(line)]
+        manager = Manager(blocks=True)
+        lines = [line for line in errors.splitlines() if not manager.says(line) and line.strip()]
         raise WagmaError(f"{module} on {ranks} ranks: {lines[-1] if lines else f'status {process.returncode}'}")
     return output
 
@@ -181,6 +178,7 @@ class Job:
         """Print why the job failed, if it did; returns its exit status."""
         code = self._mpiexec.returncode
         if not self._failures and code == 0:
+            sys.stderr.write("".join(self._noise))  # no failure that it could be about: a warning
             return 0
         failures = [failure for failure in self._failures if not failure.secondary] or self._failures
         if not failures:
@@ -193,7 +191,7 @@ class Job:
         return failures[0].status
 
     def _end(self, threads: Sequence[threading.Thread]) -> None:
-        _stop(self._mpiexec)
+        stop(self._mpiexec)
         self._watch(0)
         for rank in self._begun.keys() - self._exited:
             with suppress(ProcessLookupError, PermissionError):
@@ -253,10 +251,11 @@ class Job:
             self._failures.append(Failure(None, f"error: {late}"))
 
     def _pass_on(self, source: Any, target: Any) -> None:
-        """A thread: lines from the job to here; those of the process manager about a failure are kept for later."""
+        """A thread: lines from the job to here; those of the process manager are kept for later."""
+        manager = Manager(blocks=target is sys.stderr)
         for data in source:
             line = data.decode(errors="replace")
-            if NOISE.match(line) or (self._failures and not line.strip()):
+            if manager.says(line) or (self._failures and not line.strip()):
                 self._noise.append(line)
                 continue
             try:
@@ -277,7 +276,7 @@ def _last_words(code: int) -> str:
     return f"left with exit status {code}, without a word"
 
 
-def _stop(process: subprocess.Popen[Any]) -> None:
+def stop(process: subprocess.Popen[Any]) -> None:
     """End mpiexec, politely at first."""
     for number, limit_s in STOP_LIMITS_S:
         if process.poll() is not None:
@@ -289,7 +288,7 @@ def _stop(process: subprocess.Popen[Any]) -> None:
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
+def terminated_like_interrupted() -> Iterator[None]:
     """SIGTERM raises KeyboardInterrupt, so that the ranks are ended in both cases."""
 
     def interrupt(*_: object) -> NoReturn:

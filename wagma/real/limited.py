@@ -71,7 +71,7 @@ def agree(comm: Any, describe: Callable[[], str], timeout_s: float) -> None:
     except WagmaError as error:
         refused, text = error, f"{_REFUSED}{error}"
     # From here on the same decision on every rank, from the same texts.
-    texts = _gather_text(comm, text, timeout_s if 0 < timeout_s <= LONGEST_TIMEOUT_S else 1.0)
+    texts = gather_text(comm, text, timeout_s if 0 < timeout_s <= LONGEST_TIMEOUT_S else 1.0)
     for rank, text in enumerate(texts):
         if text.startswith(_REFUSED):
             kind = InputError if refused is None else type(refused)
@@ -82,8 +82,8 @@ def agree(comm: Any, describe: Callable[[], str], timeout_s: float) -> None:
             raise InputError(f"rank {rank} has {text}; rank {texts.index(usual)} has {usual}: all ranks need the same")
 
 
-def _gather_text(comm: Any, text: str, timeout_s: float) -> list[str]:
-    """Every rank's text, cut at a fixed length, by rank."""
+def gather_text(comm: Any, text: str, timeout_s: float) -> list[str]:
+    """Every rank's text, cut at a fixed length, by rank. Raises CollectiveTimeout if a rank does not come."""
     if is_local(comm):
         texts: list[str] = comm.allgather(text, timeout_s)
         return texts

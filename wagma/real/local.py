@@ -63,14 +63,14 @@ class LocalCommunicator:
             ) from None
         return values
 
-    def make_transport(self) -> Any:
-        """The transport of this rank's next engine; the n-th engines of all ranks share a hub."""
+    def make_transport(self, buffers: int, buffer_bytes: int) -> Any:
+        """The transport of this rank's next engine; the n-th engines of all ranks share a hub, with buffers of the same size."""
         with self._world.lock:
             if self._transports == len(self._world.hubs):
                 self._world.hubs.append(native().LocalHub(self.size))
             hub = self._world.hubs[self._transports]
             self._transports += 1
-        return hub.transport(self.rank)
+        return hub.transport(self.rank, buffers, buffer_bytes)
 
 
 def run_local(world_size: int, program: Callable[[LocalCommunicator], T], timeout_s: float = 60.0) -> list[T]:

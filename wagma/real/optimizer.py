@@ -24,7 +24,9 @@ from wagma.real.algorithms import require_real
 from wagma.real.driver import RankDriver
 from wagma.real.kernel import Engine, is_orderly, require, world
 from wagma.real.limited import agree, broadcast
+from wagma.real.node import Transport
 from wagma.real.recorder import Notes, Recorder
+from wagma.real.resident import ResidentModel, check_resident, resident_model
 from wagma.scenario import resolve_group_size, resolve_sync_period
 from wagma.workloads.flat import FlatView, flat_views
 
@@ -43,6 +45,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         driver: RankDriver,
         engine: Engine | None,
         recorder: Recorder | None,
+        resident: ResidentModel | None = None,
     ) -> None:
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self.optimizer = optimizer
@@ -51,6 +54,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self._trained = _trained(model)
         self._driver = driver
         self._engine = engine
+        self._resident = resident
         self._share()
 
     @property
@@ -105,6 +109,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
         """
         if self._engine is not None:
             self._engine.close()
+        if self._resident is not None:
+            self._resident.detach()
+            self._resident = None
 
     def notes(self) -> Notes:
         """What this rank recorded, after `close`; for `wagma.real.recorder.assemble`."""
@@ -134,14 +141,21 @@ def distribute(
     *,
     comm: Any = None,
     merge_once: bool = False,
+    resident: bool = False,
+    transport: Transport = "auto",
     timeout_s: float = 300.0,
+    watchdog_s: float = 60.0,
     record: bool = False,
 ) -> DistributedOptimizer:
     """Wrap `optimizer` so that its steps train `model` together with the other ranks of `comm` (default: COMM_WORLD).
 
     All ranks must call it, with models of the same shape; they start from rank 0's parameters and buffers. Trained parameters
     travel as one flat buffer of the model's dtype (float32 or float64) and stay where they are. group_size is "sqrt" or 1..P,
-    sync_period "never" or 1 and more; `timeout_s` limits every wait. `record` keeps what a trace needs, digests included.
+    sync_period "never" or 1 and more; `timeout_s` limits every wait; after `watchdog_s` without anything that
+    moves each rank says what stands (0: never; SIGUSR1: at any time). `record` keeps what a trace needs, digests included. `resident`:
+    the parameters' data moves into the library's buffers, and to another of them in each step, so that publishing and averaging copy
+    nothing (`wagma.real.resident` says what does not go with that). transport: "shm", "mpi", or "auto", shared memory if all ranks are on
+    one machine.
 
     Raises InputError for bad settings or models that differ, on every rank and naming the one at fault; MissingDependencyError
     without mpi4py, MPI or the native kernel; CollectiveTimeout if a rank does not come.
@@ -162,16 +176,21 @@ def distribute(
             raise InputError(
                 f"optimizer: {type(optimizer).__name__} evaluates a closure several times in a step: not supported"
             )
-        require(comm)
+        require(comm, transport)
         spec = require_real(specification(algorithm))
         size, period = resolve_group_size(group_size, comm.size, "group_size"), resolve_sync_period(sync_period)
-        return spec, spec.schedule(comm.size, size, period), *flat_views(model)
+        views = flat_views(model)
+        if resident:
+            if spec.value is not Value.MODEL or spec.collectives is Collectives.NONE:
+                raise InputError(f"resident = True: {spec.name} averages no models; must be False")
+            check_resident(views[0])
+        return spec, spec.schedule(comm.size, size, period), *views
 
     def describe() -> str:
         spec, schedule, flat, _ = prepare()
         shapes = zlib.crc32(repr([(name, tuple(p.shape)) for name, p in model.state_dict().items()]).encode())
         layout = f"{flat.size} parameters of {flat.dtype} (layout {shapes:08x})"
-        return f"{layout}, {spec.name}, {schedule}, merge_once = {merge_once}"
+        return f"{layout}, {spec.name}, {schedule}, merge_once = {merge_once}, resident = {resident}, transport = {transport}"
 
     agree(comm, describe, timeout_s)
     spec, schedule, model_flat, gradient_flat = prepare()
@@ -179,11 +198,15 @@ def distribute(
     initial = model_flat.read()
     engine = None
     if spec.collectives is not Collectives.NONE:
-        engine = Engine(comm, schedule, initial, merge_once=merge_once, timeout_s=timeout_s, record=record, digests=record)
+        engine = Engine(
+            comm, schedule, initial, merge_once=merge_once, resident=resident, mean_when_fresh=spec.by_merge_rule,
+            transport=transport, timeout_s=timeout_s, watchdog_s=watchdog_s, record=record, digests=record,
+        )  # fmt: skip
+    placed = resident_model(model_flat, engine) if resident else None
     recorder = Recorder(comm.rank, initial) if record else None
     flats = {Value.MODEL: model_flat, Value.GRADIENT: gradient_flat}
-    driver = RankDriver(spec, comm.rank, schedule, engine, flats, optimizer.step, recorder)
-    return DistributedOptimizer(optimizer, model, driver, engine, recorder)
+    driver = RankDriver(spec, comm.rank, schedule, engine, flats, optimizer.step, recorder, placed)
+    return DistributedOptimizer(optimizer, model, driver, engine, recorder, placed)
 
 
 def _start_alike(comm: Any, model: torch.nn.Module, timeout_s: float) -> None:

@@ -32,6 +32,7 @@ class FlatView:
                     f"parameter {name!r} has dtype {tensor.dtype}: must be {allowed}, the same for the whole model"
                 )
         self.dtype = np.dtype(_NUMPY[first])
+        self.named = list(named)
         self.parameters = [tensor for _, tensor in named]
         ends = np.cumsum([tensor.numel() for tensor in self.parameters]).tolist()
         self.size = int(ends[-1])
@@ -52,6 +53,11 @@ class FlatView:
         with torch.no_grad():
             for part, parameter in zip(self._slices, self.parameters, strict=True):
                 self._write(source[part], parameter)
+
+    def parts(self, values: Array) -> list[torch.Tensor]:
+        """Values of shape (size,) as tensors of the parameters' shapes, which share its memory."""
+        whole = torch.from_numpy(values)
+        return [whole[part].view(one.shape) for part, one in zip(self._slices, self.parameters, strict=True)]
 
     def _read(self, target: torch.Tensor, parameter: torch.Tensor) -> None:
         target.view(parameter.shape).copy_(parameter)

@@ -1,0 +1,53 @@
+// What the checker puts in place of data: each chunk of each buffer is one word, which the model's publishing, reducing and merging
+// read and write in steps of their own. A chunk read half an execution too early or too late is a wrong word.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "wagma/node.hpp"
+
+namespace wagma::check {
+
+inline constexpr int kChunks = 4;                        // of a buffer, at most
+inline constexpr std::size_t kChunkElements = 32 * 1024;  // of float32: transport_node.cpp takes 128 KiB at once
+
+// Whether ranks outnumber the cores decides what the kernel does: the next run's ranks may run on so many.
+void pretend_cores(int cores);
+
+inline std::size_t elements(int chunks) { return (chunks - 1) * kChunkElements + 8; }
+
+class Board {
+ public:
+  // One at a time, which the kernel's functions on data (model/data.cpp) use.
+  Board(std::shared_ptr<Node> node, bool roles_known);
+  static Board& present();
+
+  // Where the roles of buffers are known (the model of the transport alone): until `leave`, contribution and target of the rank.
+  void enter(int rank, Version version, int contribution, int target);
+  void leave(int rank, int chunks);
+  Version entered(int rank) const { return entered_[rank]; }
+
+  void publish(const std::byte* at, int chunks, std::uint64_t content);
+  // Of all chunks, which have to hold the same.
+  std::uint64_t read(const std::byte* at, int chunks);
+  void reduce(const void* const* sources, int n, void* const* targets, int m);
+  bool holds(const void* at) const;
+
+ private:
+  struct Place {
+    int rank, buffer, chunk;
+  };
+  Place place(const void* at) const;
+  Atomic<std::uint64_t>& word(const Place& place) { return words_[(place.rank * node_->plan().buffers + place.buffer) * kChunks + place.chunk]; }
+  void show(int rank);
+
+  const std::shared_ptr<Node> node_;
+  std::unique_ptr<Atomic<std::uint64_t>[]> words_;
+  const bool roles_known_;
+  std::vector<Version> entered_;  // kNone: not in a version
+  std::vector<int> contribution_, target_, written_;
+};
+
+}  // namespace wagma::check

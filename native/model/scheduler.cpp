@@ -1,0 +1,437 @@
+#include "scheduler.hpp"
+
+#include <sys/mman.h>
+#include <cxxabi.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <utility>
+#include <vector>
+
+#include "futex.hpp"
+
+namespace {
+
+// What a run allocates is forgotten as a whole: a run that is given up halfway leaves tasks whose objects nobody can destroy.
+struct Arena {
+  static constexpr std::size_t kBytes = std::size_t{64} << 20;
+  std::byte* base = nullptr;
+  std::size_t used = 0;
+  bool on = false;
+
+  void* take(std::size_t bytes, std::size_t alignment) {
+    used = (used + alignment - 1) / alignment * alignment;
+    if (used + bytes > kBytes) std::abort();
+    void* place = base + used;
+    used += bytes;
+    return place;
+  }
+  bool holds(const void* place) const { return base && place >= base && place < base + kBytes; }
+} arena;
+
+void* allocate(std::size_t bytes, std::size_t alignment) {
+  void* place = arena.on ? arena.take(bytes, alignment) : std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+  if (!place) std::abort();
+  return place;
+}
+
+void release(void* place) {
+  if (!arena.holds(place)) std::free(place);
+}
+
+}  // namespace
+
+void* operator new(std::size_t bytes) { return allocate(bytes, 16); }
+void* operator new(std::size_t bytes, std::align_val_t alignment) { return allocate(bytes, static_cast<std::size_t>(alignment)); }
+void operator delete(void* place) noexcept { release(place); }
+void operator delete(void* place, std::size_t) noexcept { release(place); }
+void operator delete(void* place, std::align_val_t) noexcept { release(place); }
+void operator delete(void* place, std::size_t, std::align_val_t) noexcept { release(place); }
+
+namespace wagma {
+namespace check {
+namespace {
+
+constexpr std::size_t kStack = 128 * 1024;
+constexpr int kTasks = 12;
+constexpr std::uint64_t kTrail = 64, kEndless = 100000;  // steps
+constexpr std::uint64_t kOdd = 0x9E3779B97F4A7C15u;
+
+std::uint64_t mix(std::uint64_t a, std::uint64_t b) {
+  std::uint64_t x = (a ^ (b + kOdd + (a << 6) + (a >> 2))) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ (x >> 29)) * 0x94D049BB133111EBu;
+  return x ^ (x >> 32);
+}
+
+// Open addressing; 0 stands for an empty place.
+class Seen {
+ public:
+  bool insert(std::uint64_t key) {
+    if (key == 0) key = 1;
+    if (2 * (size_ + 1) > places_.size()) grow();
+    for (std::size_t i = key & (places_.size() - 1);; i = (i + 1) & (places_.size() - 1)) {
+      if (places_[i] == key) return false;
+      if (places_[i] != 0) continue;
+      places_[i] = key;
+      ++size_;
+      return true;
+    }
+  }
+  std::uint64_t size() const { return size_; }
+
+ private:
+  void grow() {
+    const std::vector<std::uint64_t> old = std::exchange(places_, std::vector<std::uint64_t>(std::max<std::size_t>(1024, 2 * places_.size())));
+    size_ = 0;
+    for (const std::uint64_t key : old) {
+      if (key) insert(key);
+    }
+  }
+  std::vector<std::uint64_t> places_;
+  std::uint64_t size_ = 0;
+};
+
+enum class Waits { nothing, futex, lock, join };
+
+struct Task {
+  ucontext_t context;
+  std::function<void()> body;
+  Waits waits = Waits::nothing;
+  std::uint32_t word = 0;  // of a futex or a lock, or the task that is joined
+  std::uint32_t bits = 0;
+  std::uint64_t history = 0;
+  std::int64_t looks = 0;  // at the clock
+  bool finished = false;
+  std::array<std::uint64_t, 2> exceptions{};
+};
+
+struct Choice {
+  std::array<std::int8_t, kTasks> tasks;
+  int number = 0, at = 0;
+};
+
+struct Known {  // of a word, over all runs: accessed by which tasks, written by any
+  std::uint32_t tasks = 0;
+  bool written = false;
+  bool shared() const { return written && (tasks & (tasks - 1)) != 0; }
+};
+
+struct Event {
+  int task;
+  std::uint32_t word;
+  char kind;
+};
+
+struct State {
+  Limits limits;
+  Found found;
+  Seen seen;
+  std::vector<Known> words;
+  bool grown = false;  // a word has turned out to be shared: what was explored before did not stop there
+  std::vector<Choice> path;
+
+  // Of the present run.
+  ucontext_t scheduler;
+  std::byte* stacks = nullptr;
+  std::array<Task, kTasks> tasks;
+  int number = 0, running = -1;
+  std::size_t depth = 0;
+  std::uint32_t next_word = 0;
+  std::uint64_t memory = 0;
+  std::array<std::uint64_t, 256> ghosts;
+  int deviations = 0;
+  std::uint64_t steps = 0;
+  std::array<Event, kTrail> trail;  // a ring, of the last steps
+  bool over = false;
+} state;
+
+bool can_run(const Task& task) { return !task.finished && task.waits == Waits::nothing; }
+
+std::uint64_t present() {
+  std::uint64_t hash = state.memory;
+  for (int i = 0; i < state.number; ++i) {
+    const Task& task = state.tasks[i];
+    hash += mix(mix(i + 1, task.history), static_cast<std::uint64_t>(task.waits) * 2 + task.finished);
+  }
+  for (std::size_t i = 0; i < state.ghosts.size(); ++i) {
+    if (state.ghosts[i]) hash += mix(mix(~i, state.ghosts[i]), 3);
+  }
+  if (state.limits.deviations >= 0) hash = mix(hash, static_cast<std::uint64_t>(state.deviations) * 64 + state.running);
+  return hash;
+}
+
+void leave_run() {
+  state.over = true;
+  *reinterpret_cast<std::array<std::uint64_t, 2>*>(abi::__cxa_get_globals()) = {};
+  ::setcontext(&state.scheduler);
+}
+
+// Whoever goes on; the caller has noted what it waits for, if for anything.
+void choose() {
+  const bool arena_on = std::exchange(arena.on, false);
+  const int before = state.running;
+  Choice fresh;
+  Choice* choice = nullptr;
+  if (state.depth < state.path.size()) {
+    choice = &state.path[state.depth];
+  } else {
+    // First what costs nothing: the same task, else the next one in turn.
+    for (int i = 0; i < state.number; ++i) {
+      const int turn = (std::max(before, 0) + i) % state.number;
+      if (can_run(state.tasks[turn])) fresh.tasks[fresh.number++] = static_cast<std::int8_t>(turn);
+    }
+    const bool may_deviate = state.limits.deviations < 0 || state.deviations < state.limits.deviations;
+    if (!may_deviate) fresh.number = std::min(fresh.number, 1);
+    if (fresh.number == 0) {
+      for (int i = 0; i < state.number; ++i) {
+        if (!state.tasks[i].finished) violated("deadlock or lost wake-up");
+      }
+      leave_run();
+    }
+    if (fresh.number > 1 && !state.seen.insert(present())) leave_run();
+    state.path.push_back(fresh);
+    choice = &state.path.back();
+  }
+  ++state.depth;
+  const int next = choice->tasks[choice->at];
+  state.deviations += choice->at > 0;
+  state.running = next;
+  arena.on = arena_on;
+  if (next == before) return;
+  // The language keeps the exceptions that are being handled per thread; here it is per task.
+  auto* exceptions = reinterpret_cast<std::array<std::uint64_t, 2>*>(abi::__cxa_get_globals());
+  if (before >= 0) state.tasks[before].exceptions = *exceptions;
+  *exceptions = state.tasks[next].exceptions;
+  if (before < 0) {
+    ::setcontext(&state.tasks[next].context);
+  } else {
+    ::swapcontext(&state.tasks[before].context, &state.tasks[next].context);
+  }
+}
+
+void stop(std::uint32_t word, char kind) {
+  choose();
+  Task& task = state.tasks[state.running];
+  task.history = mix(task.history, std::uint64_t{word} * 256 + static_cast<unsigned char>(kind));
+  state.trail[state.steps++ % kTrail] = {state.running, word, kind};
+  if (state.steps > kEndless) violated("a run without an end");
+}
+
+void wait(Waits what, std::uint32_t word, std::uint32_t bits) {
+  Task& task = state.tasks[state.running];
+  task.waits = what;
+  task.word = word;
+  task.bits = bits;
+  choose();
+}
+
+void wake(Waits what, std::uint32_t word, std::uint32_t bits) {
+  for (int i = 0; i < state.number; ++i) {
+    Task& task = state.tasks[i];
+    if (task.waits == what && task.word == word && (what != Waits::futex || (task.bits & bits))) task.waits = Waits::nothing;
+  }
+}
+
+void entry() {
+  arena.on = true;
+  const int own = state.running;
+  state.tasks[own].history = 1;  // a task that has begun is another state
+  try {
+    state.tasks[own].body();
+  } catch (const std::exception& error) {
+    violated(std::string("exception: ") + error.what());
+  }
+  state.tasks[own].finished = true;
+  wake(Waits::join, static_cast<std::uint32_t>(own), 0);
+  choose();
+  std::abort();  // a finished task is never chosen
+}
+
+}  // namespace
+
+std::uint32_t new_word() {
+  if (state.next_word == state.words.size()) {
+    const bool arena_on = std::exchange(arena.on, false);
+    state.words.emplace_back();
+    arena.on = arena_on;
+  }
+  return state.next_word++;
+}
+
+void step(std::uint32_t word, bool writes) {
+  if (state.running < 0) return;
+  Known& known = state.words[word];
+  const bool before = known.shared();
+  known.tasks |= 1u << state.running;
+  known.written |= writes;
+  if (known.shared() && !before) state.grown = true;
+  if (known.shared()) stop(word, writes ? 'w' : 'r');
+}
+
+void observe(std::uint64_t value) {
+  if (state.running < 0) return;
+  Task& task = state.tasks[state.running];
+  task.history = mix(task.history, value + 1);
+}
+
+void changed(std::uint32_t word, std::uint64_t before, std::uint64_t after) { state.memory += mix(word, after) - mix(word, before); }
+
+std::uint64_t history() { return state.running < 0 ? 0 : state.tasks[state.running].history; }
+
+void lock(std::uint32_t word, bool& locked, std::uint64_t& protects) {
+  if (state.running < 0) return;
+  stop(word, 'l');
+  while (locked) wait(Waits::lock, word, 0);
+  locked = true;
+  changed(word, 0, 1);
+  observe(protects);
+}
+
+bool try_lock(std::uint32_t word, bool& locked, std::uint64_t& protects) {
+  if (state.running < 0) return true;
+  stop(word, 't');
+  observe(locked);
+  if (locked) return false;
+  locked = true;
+  changed(word, 0, 1);
+  observe(protects);
+  return true;
+}
+
+void unlock(std::uint32_t word, bool& locked, std::uint64_t& protects) {
+  if (state.running < 0) return;
+  locked = false;
+  changed(word, 1, 0);
+  changed(~word, protects, history());
+  protects = history();
+  wake(Waits::lock, word, 0);
+}
+
+int spawn(std::function<void()> body) {
+  if (state.number == kTasks) std::abort();
+  Task& task = state.tasks[state.number];
+  task.body = std::move(body);
+  ::getcontext(&task.context);
+  task.context.uc_stack.ss_sp = state.stacks + state.number * kStack;
+  task.context.uc_stack.ss_size = kStack;
+  task.context.uc_link = nullptr;
+  ::makecontext(&task.context, entry, 0);
+  return state.number++;
+}
+
+void join(int task) {
+  if (state.running < 0) return;
+  while (!state.tasks[task].finished) wait(Waits::join, static_cast<std::uint32_t>(task), 0);
+}
+
+std::int64_t own_time_ns() {
+  constexpr std::int64_t kStart = 1'000'000'000'000, kLook = 60'000;
+  return state.running < 0 ? kStart : kStart + ++state.tasks[state.running].looks * kLook;
+}
+
+int task() { return state.running; }
+
+void ghost(std::uint32_t slot, std::uint64_t value) { state.ghosts[slot] = value; }
+
+void violated(const std::string& claim) {
+  arena.on = false;
+  state.found.error = claim + "; the last steps (task word kind):";
+  for (std::uint64_t i = state.steps - std::min(state.steps, kTrail); i < state.steps; ++i) {
+    const Event& event = state.trail[i % kTrail];
+    state.found.error.append(" ").append(std::to_string(event.task)).append(":").append(std::to_string(event.word));
+    state.found.error.push_back(event.kind);
+  }
+  leave_run();
+  std::abort();
+}
+
+namespace {
+
+void run_once(const std::function<void()>& setup) {
+  for (Task& task : state.tasks) task = Task{};
+  state.number = 0;
+  state.running = -1;
+  state.depth = 0;
+  state.next_word = 0;
+  state.memory = 0;
+  state.ghosts.fill(0);
+  state.deviations = 0;
+  state.steps = 0;
+  state.over = false;
+  arena.used = 0;
+  ::getcontext(&state.scheduler);
+  if (!state.over) {
+    arena.on = true;
+    setup();
+    choose();
+  }
+  arena.on = false;
+}
+
+bool next_path() {
+  while (!state.path.empty()) {
+    Choice& last = state.path.back();
+    if (++last.at < last.number) return true;
+    state.path.pop_back();
+  }
+  return false;
+}
+
+}  // namespace
+
+Found explore(const Limits& limits, const std::function<void()>& setup) {
+  if (!arena.base) {
+    const auto map = [](std::size_t bytes) {
+      void* place = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      if (place == MAP_FAILED) std::abort();
+      return static_cast<std::byte*>(place);
+    };
+    arena.base = map(Arena::kBytes);
+    state.stacks = map(kStack * kTasks);
+  }
+  state.limits = limits;
+  state.found = {};
+  state.seen = {};
+  state.words.clear();
+  state.path.clear();
+  Found& found = state.found;
+  for (;;) {
+    run_once(setup);
+    ++found.runs;
+    found.steps += state.steps;
+    found.longest = std::max(found.longest, state.steps);
+    if (!found.error.empty()) break;
+    if (std::exchange(state.grown, false)) {  // from the start: with stops at this word, too
+      state.seen = {};
+      state.path.clear();
+      continue;
+    }
+    if (limits.states && state.seen.size() >= limits.states) {
+      found.complete = false;
+      break;
+    }
+    if (!next_path()) break;
+  }
+  found.states = state.seen.size();
+  return found;
+}
+
+}  // namespace check
+
+void futex_wait(Atomic<std::uint32_t>& word, std::uint32_t expected, Clock::time_point, std::uint32_t bits) {
+  check::step(word.word(), false);
+  check::observe(word.peek() == expected);
+  // No deadline here: a sleep that only its limit ends is what this check looks for.
+  if (word.peek() == expected) check::wait(check::Waits::futex, word.word(), bits);
+}
+
+void futex_wake(Atomic<std::uint32_t>& word, std::uint32_t bits) {
+  check::step(word.word(), true);
+  check::wake(check::Waits::futex, word.word(), bits);
+}
+
+}  // namespace wagma

@@ -1,0 +1,88 @@
+"""Executions over MPI without an engine: every bit of the sums and means, for all that the members of one version may differ in."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from ranks import COMM, RANK, say
+
+from wagma.core.averaging import merge
+from wagma.core.trees import accumulation_dtype, tree_sum
+from wagma.errors import CollectiveTimeout
+from wagma.real.kernel import mpi_native
+
+CONTRIBUTION, TARGET = 0, 1
+SCRATCH_LIMIT = 4 << 20  # bytes, however long the model
+
+
+def contribution(rank: int, version: int, count: int, dtype: str) -> np.ndarray:
+    """Numbers that cancel: of magnitudes far apart and both signs, so that nearly every other order of additions rounds differently."""
+    draws = np.random.default_rng((rank, version))
+    values = draws.uniform(-1, 1, count) * 2.0 ** draws.integers(-8, 8, count)
+    values[draws.random(count) < 0.05] = -0.0
+    return values.astype(dtype)
+
+
+def contributes(rank: int, version: int) -> bool:
+    """Some members have nothing to give; somebody always has."""
+    return (rank + version) % 3 != 1 or rank == version % COMM.size
+
+
+def expected(members: list[int], version: int, count: int, dtype: str) -> np.ndarray:
+    """The sum along the association tree; a null contribution counts as zeros."""
+    parts = [contribution(m, version, count, dtype) if contributes(m, version) else np.zeros(count, dtype) for m in members]
+    return tree_sum(parts)
+
+
+def check(transport, version: int, members: list[int], count: int, dtype: str) -> None:
+    """One version; every other member wants the mean, the others the sum, as the late ones of a group do."""
+    own = contribution(RANK, version, count, dtype)
+    own_bytes = transport.buffer(CONTRIBUTION)[: own.nbytes]
+    own_bytes[:] = own.view(np.uint8)
+    transport.buffer(TARGET)[:] = 0xFF
+    divisor = len(members) if (members.index(RANK) + version) % 2 else 1
+    given = CONTRIBUTION if contributes(RANK, version) else -1
+    transport.exchange(version, members, given, TARGET, count, dtype, divisor, 20.0)
+    total = expected(members, version, count, dtype)
+    result = total if divisor == 1 else merge(total, own, 0, divisor)
+    found = transport.buffer(TARGET)[: result.nbytes].view(result.dtype)
+    wrong = np.flatnonzero(found.view(f"u{result.itemsize}") != result.view(f"u{result.itemsize}"))
+    assert not len(wrong), (version, members, count, dtype, divisor, wrong[:5], found[wrong[:5]], result[wrong[:5]])
+    assert (transport.buffer(TARGET)[count * accumulation_dtype(dtype).itemsize :] == 0xFF).all(), "written beyond the target"
+    assert (own_bytes == own.view(np.uint8)).all(), "the contribution has changed"
+
+
+def absent() -> None:
+    """Rank 1 does not come: the others, stuck in different steps, all know that it is the one."""
+    transport = mpi_native().connect(COMM.py2f(), 2, 4000, 20.0)
+    if RANK != 1:
+        try:
+            transport.exchange(0, [0, 1, 2, 3], CONTRIBUTION, TARGET, 1000, "float32", 1, 1.0)
+        except CollectiveTimeout as error:
+            say(str(error))
+    COMM.Barrier()
+
+
+def main() -> None:
+    """Arguments: counts (with commas) dtypes, or "absent". Groups of every length that the ranks allow, several at a time."""
+    if sys.argv[1] == "absent":
+        absent()
+        return
+    counts = [int(text) for text in sys.argv[1].split(",")]
+    dtypes = sys.argv[2].split(",")
+    transport = mpi_native().connect(COMM.py2f(), 2, max(counts) * 8, 20.0)
+    version = 0
+    for dtype in dtypes:
+        for count in counts:
+            for length in range(1, COMM.size + 1):
+                members = [(m + version) % COMM.size for m in range(COMM.size)]  # in an order of their own
+                place = members.index(RANK) // length * length
+                check(transport, version, members[place : place + length], count, dtype)
+                version += 1000  # tags repeat after about two thousand
+    assert transport.scratch_bytes <= SCRATCH_LIMIT, transport.scratch_bytes
+    transport.leave(20.0)
+    say(f"ok, {transport.scratch_bytes} bytes of scratch")
+
+
+main()

@@ -1,0 +1,113 @@
+"""The model check of the execution in shared memory finds nothing in the kernel, and finds each defect that is put into it here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import native_programs
+import pytest
+
+NATIVE = native_programs.ROOT / "native"
+NOT_CHECKED = ("reduce", "futex", "segment", "transport_local", "version")  # native/CMakeLists.txt leaves out the same
+
+COUNTERS = "  desk.next_chunk.store(tag_);\n  desk.chunks_done.store(tag_);\n"
+TARGET = "  desk.target.store(offset(execution.target), std::memory_order_relaxed);\n"
+BEGUN = "  desk.begun.store(execution.version);\n"
+POST = "  mailbox.activated[activation.dimension].store(activation.version);\n"
+RUNG, RING = "  mailbox.rung[dimension].store(version);\n", "  mailbox.bell.ring();\n}\n"
+REDUCE = "    reduce_chunk(*chunk);\n"
+DONE = "    if ((done.fetch_add(1) & kLower) + 1 == chunks_) ring_members();\n"
+HAND_OVER = "  if (work || transport_->wakes() != since) transport_->wake();\n"
+ANNOUNCED = "  const std::uint32_t since = rings_.load();\n"
+
+# What is changed in which file of native/src: pairs of old and new text, one after the other; each old text stands there once.
+MUTANTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
+    "chunks taken whatever the tag": ("transport_node.cpp", [("(seen & ~kLower) == tag_ && (seen", "(seen")]),
+    "complete by the count alone": ("transport_node.cpp", [("(done & ~kLower) != tag_ || (done", "(done")]),
+    "complete one chunk early": ("transport_node.cpp", [("(done & kLower) == chunks_;", "(done & kLower) + 1 >= chunks_;")]),
+    "read and then written instead of swapped": ("transport_node.cpp", [
+        ("if (next.compare_exchange_weak(seen, seen + 1)) return static_cast<std::size_t>(seen & kLower);",
+         "next.store(seen + 1); return static_cast<std::size_t>(seen & kLower);")]),
+    "counters reset after begun": ("transport_node.cpp", [(COUNTERS, ""), (BEGUN, BEGUN + COUNTERS)]),
+    "begun before the target is shown": ("transport_node.cpp", [(BEGUN, ""), (TARGET, BEGUN + TARGET)]),
+    "counted before the data is written": ("transport_node.cpp", [(REDUCE, ""), (DONE, DONE + REDUCE)]),
+    "the last chunk rings for nobody": ("transport_node.cpp", [(DONE, "    done.fetch_add(1);\n")]),
+    "begun only who is in this very version": ("transport_node.cpp", [
+        ("return node_->desk(member).begun.load() >= execution_.version;", "return node_->desk(member).begun.load() == execution_.version;")]),
+    "what was put off is not rung for": ("transport_node.cpp", [("  ring_due(Clock::time_point::max());\n", "")]),
+    "rung for before it is posted": ("transport_node.cpp", [
+        (POST, ""), ("    ring_for(mailbox, activation.dimension, activation.version);\n", "    mailbox.bell.ring();\n  " + POST)]),
+    "no note of what was rung for": ("transport_node.cpp", [(RUNG, "")]),
+    "the note comes after the ring": ("transport_node.cpp", [(RUNG, ""), (RING, RING.replace("}\n", "") + RUNG + "}\n")]),
+    "a closed candidate is no news": ("transport_node.cpp", [(" || own().solo_from[dimension].load() < solo_from_[dimension]", "")]),
+    "rings are not counted": ("doorbell.cpp", [("  rings_.fetch_add(1);\n  futex_wake(rings_, who);", "  futex_wake(rings_, who);")]),
+    "the progress thread is not rung for": ("doorbell.cpp", [("  if (who == 0) return false;", "  if (who != 1) return false;")]),
+    "the progress thread does not look again": ("engine_drive.cpp", [("      if (!application_wants_ && guarded_serve()) continue;\n", "")]),
+    "the progress thread counts rings too late": ("engine_drive.cpp", [("sleep(Sleeper::progress, since, ", "sleep(Sleeper::progress, transport_->wakes(), ")]),
+    "woken before the lock is free": ("engine_drive.cpp", [("  drive.unlock();\n" + HAND_OVER, HAND_OVER + "  drive.unlock();\n")]),
+    "a ring spent during the hand-over": ("engine_drive.cpp", [("work || transport_->wakes() != since", "work")]),
+    "handed over without a look": ("engine_drive.cpp", [("  bool work = running_.has_value() || transport_->news();", "  bool work = false;")]),
+    "the application does not look again": ("drive_until.hpp", [("if (!guarded_serve() && !ended()) transport_->sleep", "transport_->sleep")]),
+}  # fmt: skip
+
+
+def compiled(source: Path, into: Path, tree: Path) -> Path:
+    target = into / f"{source.stem}.o"
+    compiler = os.environ.get("CXX") or shutil.which("c++") or pytest.skip("no C++ compiler")
+    folders = [f"-I{tree / folder}" for folder in ("include", "src", "model")]
+    subprocess.run([compiler, "-std=c++20", "-O1", "-DWAGMA_MODEL_CHECK", *folders, "-c", source, "-o", target], check=True)
+    return target
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The checker's parts as they are, by the name of their source."""
+    into = tmp_path_factory.mktemp("objects")
+    sources = [*(NATIVE / "model").glob("*.cpp"), *(NATIVE / "src").glob("*.cpp")]
+    checked = [
+        s for s in sources if not s.stem.endswith("_mpi") and not (s.parent.name == "src" and s.stem.startswith(NOT_CHECKED))
+    ]
+    return {source.name: compiled(source, into, NATIVE) for source in checked}
+
+
+def run(objects: dict[str, Path], into: Path) -> dict[str, str]:
+    """What is wrong, by scenario."""
+    compiler = os.environ.get("CXX") or "c++"
+    subprocess.run([compiler, *objects.values(), "-o", into / "checker"], check=True)
+    done = subprocess.run([into / "checker"], capture_output=True, text=True, check=False, timeout=300)
+    return {case["name"]: case["error"] for case in json.loads(done.stdout)["scenarios"] if case["error"]}
+
+
+def test_nothing_in_the_quick_cases() -> None:
+    status, said = native_programs.run("exchange_checker")
+    assert [case for case in said["scenarios"] if case["error"]] == []
+    assert status == 0
+    assert sum(case["runs"] for case in said["scenarios"]) > 10_000
+
+
+@pytest.mark.long
+def test_nothing_in_the_long_cases() -> None:
+    status, said = native_programs.run("exchange_checker", "--long")
+    assert [case for case in said["scenarios"] if case["error"]] == []
+    assert status == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_defect_is_found(name: str, objects: dict[str, Path], tmp_path: Path) -> None:
+    file, edits = MUTANTS[name]
+    tree = tmp_path / "native"
+    for folder in ("include", "src", "model"):
+        shutil.copytree(NATIVE / folder, tree / folder)
+    text = (tree / "src" / file).read_text()
+    for old, new in edits:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    (tree / "src" / file).write_text(text)
+    changed = [s.name for s in (tree / "src").glob("engine*.cpp")] if file.endswith(".hpp") else [file]
+    wrong = run(objects | {part: compiled(tree / "src" / part, tmp_path, tree) for part in changed}, tmp_path)
+    assert wrong
