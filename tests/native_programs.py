@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "native-tests"  # the directory of `make test-native`: nothing is compiled twice
 
 
-def _tool(name: str) -> str:
+def tool(name: str) -> str:
     """The tool beside this Python, else the one on the path."""
     found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if found is None:
@@ -35,7 +35,7 @@ def _run(*command: str) -> None:
 @functools.cache
 def program(name: str) -> Path:
     """The program of native/tools/`name`.cpp, up to date."""
-    cmake, ninja = _tool("cmake"), _tool("ninja")
+    cmake, ninja = tool("cmake"), tool("ninja")
     BUILD.mkdir(parents=True, exist_ok=True)
     with (BUILD / "pytest.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # pytest may run in several processes

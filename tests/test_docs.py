@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OTHERS = [ROOT / name for name in ("native/README.md", "CONTRIBUTING.md", "CHANGELOG.md")]  # links only
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -48,7 +49,7 @@ def test_commands_run(page: Path, tmp_path: Path) -> None:
         processes.run([sys.executable, "-m", *words], tmp_path)
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)?(?:#[^)]*)?\)", page.read_text()):
         if target and "://" not in target:

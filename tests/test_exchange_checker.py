@@ -22,7 +22,7 @@ RUNG, RING = "  mailbox.rung[dimension].store(version);\n", "  mailbox.bell.ring
 REDUCE = "    reduce_chunk(*chunk);\n"
 DONE = "    if ((done.fetch_add(1) & kLower) + 1 == chunks_) ring_members();\n"
 HAND_OVER = "  if (work || transport_->wakes() != since) transport_->wake();\n"
-ANNOUNCED = "  const std::uint32_t since = rings_.load();\n"
+UNLOCK = "  drive.unlock();\n"
 
 # What is changed in which file of native/src: pairs of old and new text, one after the other; each old text stands there once.
 MUTANTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
@@ -37,21 +37,21 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "counted before the data is written": ("transport_node.cpp", [(REDUCE, ""), (DONE, DONE + REDUCE)]),
     "the last chunk rings for nobody": ("transport_node.cpp", [(DONE, "    done.fetch_add(1);\n")]),
     "begun only who is in this very version": ("transport_node.cpp", [
-        ("return node_->desk(member).begun.load() >= execution_.version;", "return node_->desk(member).begun.load() == execution_.version;")]),
+        ("begun.load() >= execution_.version; });", "begun.load() == execution_.version; });")]),
     "what was put off is not rung for": ("transport_node.cpp", [("  ring_due(Clock::time_point::max());\n", "")]),
     "rung for before it is posted": ("transport_node.cpp", [
         (POST, ""), ("    ring_for(mailbox, activation.dimension, activation.version);\n", "    mailbox.bell.ring();\n  " + POST)]),
     "no note of what was rung for": ("transport_node.cpp", [(RUNG, "")]),
-    "the note comes after the ring": ("transport_node.cpp", [(RUNG, ""), (RING, RING.replace("}\n", "") + RUNG + "}\n")]),
-    "a closed candidate is no news": ("transport_node.cpp", [(" || own().solo_from[dimension].load() < solo_from_[dimension]", "")]),
-    "rings are not counted": ("doorbell.cpp", [("  rings_.fetch_add(1);\n  futex_wake(rings_, who);", "  futex_wake(rings_, who);")]),
+    "the note comes after the ring": ("transport_node.cpp", [(RUNG, ""), (RING, "  mailbox.bell.ring();\n" + RUNG + "}\n")]),
+    "rings are not counted": ("doorbell.cpp", [("  rings_.fetch_add(1);\n  futex_wake(rings_, who)", "  futex_wake(rings_, who)")]),
     "the progress thread is not rung for": ("doorbell.cpp", [("  if (who == 0) return false;", "  if (who != 1) return false;")]),
-    "the progress thread does not look again": ("engine_drive.cpp", [("      if (!application_wants_ && guarded_serve()) continue;\n", "")]),
-    "the progress thread counts rings too late": ("engine_drive.cpp", [("sleep(Sleeper::progress, since, ", "sleep(Sleeper::progress, transport_->wakes(), ")]),
-    "woken before the lock is free": ("engine_drive.cpp", [("  drive.unlock();\n" + HAND_OVER, HAND_OVER + "  drive.unlock();\n")]),
+    "the progress thread does not look again": ("engine_drive.cpp", [("if (!application_wants_ && guarded_serve()) continue;", "")]),
+    "the progress thread counts rings too late": ("engine_drive.cpp", [
+        ("sleep(Sleeper::progress, since, ", "sleep(Sleeper::progress, transport_->wakes(), ")]),
+    "woken before the lock is free": ("engine_drive.cpp", [(UNLOCK + HAND_OVER, HAND_OVER + UNLOCK)]),
     "a ring spent during the hand-over": ("engine_drive.cpp", [("work || transport_->wakes() != since", "work")]),
-    "handed over without a look": ("engine_drive.cpp", [("  bool work = running_.has_value() || transport_->news();", "  bool work = false;")]),
-    "the application does not look again": ("drive_until.hpp", [("if (!guarded_serve() && !ended()) transport_->sleep", "transport_->sleep")]),
+    "handed over without a look": ("engine_drive.cpp", [("= running_.has_value() || transport_->news();", "= false;")]),
+    "the application does not look again": ("drive_until.hpp", [("if (!guarded_serve() && !ended()) transport_", "transport_")]),
 }  # fmt: skip
 
 

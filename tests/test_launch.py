@@ -45,7 +45,7 @@ def fail(comm):
         os.kill(os.getpid(), getattr(signal, how))
     os._exit(int(how))
 
-def train(scenario, algorithm, comm, progress=None):
+def train(scenario, algorithm, comm, progress=None, **options):
     comm.barrier()
     with open(f"pid.{comm.rank}.new", "w") as file:
         file.write(str(os.getpid()))

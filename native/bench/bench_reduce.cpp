@@ -1,57 +1,26 @@
 // How fast reduce(), merge_into() and copy() are beside this machine's best copy, measured in the same run: GB/s of bytes read and
-// written by all threads together, median [least, most] of the repeats, and the median's share of the best copy's.
+// written by all threads together, median [quartiles] of the repeats, and the median's share of the best copy's.
 //
 //   bench_reduce [--threads N] [--repeats N] [--elements N] [--memory-mib N] [--dtype NAME]
 //
 // Bytes are what the operation has to move: a store that first reads the line it overwrites is slower, it does not count double.
-#include <algorithm>
-#include <barrier>
-#include <chrono>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
-#include <stdexcept>
-#include <string>
-#include <thread>
-#include <vector>
 
 #include "../src/reduce_kernels.hpp"
-#include "wagma/reduce.hpp"
+#include "timing.hpp"
 
 namespace {
 
 using namespace wagma;
+using namespace wagma::timing;
 
-struct Options {
-  int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  int repeats = 15;
-  std::size_t elements = 25'560'000;  // of the large model; the small one has 1 Mi
-  std::size_t memory = std::size_t{2048} << 20;
+struct Settings {
+  long long threads = std::max(1u, std::thread::hardware_concurrency());
+  long long repeats = 15;
+  long long elements = 25'560'000;  // of the large model; the small one has 1 Mi
+  long long memory_mib = 2048;
   std::string dtype;  // empty: all
-
-  Options(int count, char** words) {
-    for (int i = 1; i < count; i += 2) {
-      const std::string name = words[i];
-      if (i + 1 == count) throw std::invalid_argument(name + " needs a value");
-      if (name == "--dtype") {
-        dtype = words[i + 1];
-        continue;
-      }
-      char* end = nullptr;
-      const long long value = std::strtoll(words[i + 1], &end, 10);
-      if (*end != '\0' || value < 1) throw std::invalid_argument(name + " = " + words[i + 1] + ": must be a whole number above 0");
-      if (name == "--threads") threads = static_cast<int>(value);
-      else if (name == "--repeats") repeats = static_cast<int>(value);
-      else if (name == "--elements") elements = static_cast<std::size_t>(value);
-      else if (name == "--memory-mib") memory = static_cast<std::size_t>(value) << 20;
-      else throw std::invalid_argument(name + ": must be --threads, --repeats, --elements, --memory-mib or --dtype");
-    }
-  }
-};
-
-struct Spread {
-  double least, median, most;  // GB/s
 };
 
 // Memory that all measurements share, touched by whoever works on it; arrays begin at cache lines, not all at the same place of a page.
@@ -81,7 +50,7 @@ class Pool {
 
 // work(begin, end): elements of one thread. A repeat lasts from when all threads are ready to when all are done, as seen by the last
 // one to come to the gate: any other may be let go late, on a busy machine after the others' work.
-Spread measure(const Options& options, std::size_t count, double bytes, const std::function<void(std::size_t, std::size_t)>& work) {
+Spread measure(const Settings& options, std::size_t count, double bytes, const std::function<void(std::size_t, std::size_t)>& work) {
   const auto threads = static_cast<std::size_t>(options.threads);
   const std::size_t inner = std::max<std::size_t>(1, static_cast<std::size_t>(5e7 / bytes));  // a repeat takes about a millisecond or more
   std::vector<std::chrono::steady_clock::time_point> passed;
@@ -106,20 +75,19 @@ Spread measure(const Options& options, std::size_t count, double bytes, const st
     const std::chrono::duration<double> took = passed[i + 1] - passed[i];
     rates.push_back(bytes * static_cast<double>(inner) / took.count() / 1e9);
   }
-  std::sort(rates.begin(), rates.end());
-  return {rates.front(), rates[rates.size() / 2], rates.back()};
+  return spread_of(std::move(rates));
 }
 
 void print(const std::string& what, std::size_t count, Stores stores, Spread spread, double best_copy) {
   std::printf("%-34s %10zu  %-9s %7.1f [%6.1f, %6.1f]  %5.2f\n", what.c_str(), count,
-              stores == Stores::streaming ? "streaming" : "cached", spread.median, spread.least, spread.most,
+              stores == Stores::streaming ? "streaming" : "cached", spread.median, spread.lower, spread.upper,
               spread.median / best_copy);
   std::fflush(stdout);
 }
 
 void* shifted(void* array, std::size_t bytes) { return static_cast<std::byte*>(array) + bytes; }
 
-double bench_copy(const Options& options, Pool& pool, std::size_t bytes) {
+double bench_copy(const Settings& options, Pool& pool, std::size_t bytes) {
   const auto arrays = pool.arrays(2, bytes);
   Spread spreads[2];
   for (const Stores stores : {Stores::cached, Stores::streaming}) {
@@ -134,7 +102,7 @@ double bench_copy(const Options& options, Pool& pool, std::size_t bytes) {
 }
 
 // n sources into m targets: all means, or all raw sums.
-void bench_reduce(const Options& options, Pool& pool, DType dtype, int n, int m, int divisor, std::size_t count, double best) {
+void bench_reduce(const Settings& options, Pool& pool, DType dtype, int n, int m, int divisor, std::size_t count, double best) {
   const std::size_t item = item_size(dtype), written = divisor == 1 ? accumulator_size(dtype) : item;
   count = std::min(count, pool.bytes() / (static_cast<std::size_t>(n + m) * std::max(item, written)) - 4096);
   const auto arrays = pool.arrays(n + m, count * std::max(item, written));
@@ -151,7 +119,7 @@ void bench_reduce(const Options& options, Pool& pool, DType dtype, int n, int m,
   }
 }
 
-void bench_merge(const Options& options, Pool& pool, DType dtype, std::size_t count, double best) {
+void bench_merge(const Settings& options, Pool& pool, DType dtype, std::size_t count, double best) {
   const std::size_t item = item_size(dtype), sum = accumulator_size(dtype);
   const auto arrays = pool.arrays(3, count * sum);
   const double bytes = static_cast<double>(count * (2 * item + sum));
@@ -164,10 +132,10 @@ void bench_merge(const Options& options, Pool& pool, DType dtype, std::size_t co
   }
 }
 
-void bench(const Options& options) {
-  Pool pool(options.memory);
-  std::printf("threads %d, loops %s, GB/s median [least, most], share of the best copy of as many bytes\n", options.threads, kernels().name);
-  for (const std::size_t count : {std::size_t{1} << 20, options.elements}) {
+void bench(const Settings& options) {
+  Pool pool(static_cast<std::size_t>(options.memory_mib) << 20);
+  std::printf("threads %lld, loops %s, GB/s median [quartiles], share of the best copy of as many bytes\n", options.threads, kernels().name);
+  for (const std::size_t count : {std::size_t{1} << 20, static_cast<std::size_t>(options.elements)}) {
     for (const DType dtype : {DType::float32, DType::float64, DType::float16, DType::bfloat16}) {
       if (!options.dtype.empty() && options.dtype != dtype_name(dtype)) continue;
       const double best = bench_copy(options, pool, count * item_size(dtype));
@@ -184,11 +152,10 @@ void bench(const Options& options) {
 }  // namespace
 
 int main(int count, char** words) {
-  try {
-    bench(Options(count, words));
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "bench_reduce: error: %s\n", error.what());
-    return 2;
-  }
-  return 0;
+  Settings settings;
+  return run_bench("bench_reduce", [&] {
+    read_options(count, words, {{"--threads", &settings.threads}, {"--repeats", &settings.repeats}, {"--elements", &settings.elements},
+                                {"--memory-mib", &settings.memory_mib}, {"--dtype", &settings.dtype}});
+    bench(settings);
+  });
 }

@@ -48,16 +48,19 @@ DType dtype_of(const std::string& name) {
   raise_python("InputError", "dtype = " + name + ": must be float32, float64, float16 or bfloat16");
 }
 
-// numpy has no bfloat16: its items come, and go, as 16-bit integers, or as whatever type of 16 bits another library has added.
+// numpy has no bfloat16: its items come, and go, as 16-bit integers, or as whatever type of 16 bits another library has added. By
+// numpy's numbers, which are part of its binary interface: comparing dtypes would cost more than a small reduction.
 bool holds(const py::array& array, DType dtype) {
+  constexpr int kFloat = 11, kDouble = 12, kHalf = 23;
   const py::dtype given = array.dtype();
+  const bool native = given.byteorder() == '=';
   switch (dtype) {
     case DType::float32:
-      return given.equal(py::dtype::of<float>());
+      return given.num() == kFloat && native;
     case DType::float64:
-      return given.equal(py::dtype::of<double>());
+      return given.num() == kDouble && native;
     case DType::float16:
-      return given.equal(py::dtype("float16"));
+      return given.num() == kHalf && native;
     default:
       return given.itemsize() == 2 && given.kind() != 'f';
   }
@@ -186,7 +189,8 @@ void register_engine(py::module_& module) {
   register_records(module);
   register_config(module);
   module.def("report_on", &report_on, py::arg("signal"),
-             "Each engine writes a line about itself to standard error within about a second of `signal`; false if it is handled already.");
+             "Each engine writes a line about itself to standard error within about a second of `signal`, and who handled it before still "
+             "does; once. False if it does already, or if the signal is ignored.");
   py::class_<Engine>(module, "Engine", "One rank's decision machine, buffers and progress thread.")
       .def(py::init(&make_engine), py::arg("config"), py::arg("transport"), py::arg("initial"))
       .def(
@@ -199,6 +203,15 @@ void register_engine(py::module_& module) {
           py::arg("version"), py::arg("own"),
           "Publish `own` (None: the resident model) for `version` and wait; after group_length > 0 exactly one of merge and "
           "copy_result has to follow.")
+      .def(
+          "average",
+          [](Engine& engine, Version version, std::optional<py::array> own) {
+            void* model = writable(engine, own);
+            py::gil_scoped_release released;
+            return engine.average(version, model, check_signals);
+          },
+          py::arg("version"), py::arg("own"),
+          "arrive, then copy_result at a sync, else merge by the rule of W algorithm 2 (wagma.core.averaging.merge_rule).")
       .def(
           "merge",
           [](Engine& engine, std::optional<py::array> own, int own_weight, int divisor) {

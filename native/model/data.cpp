@@ -91,14 +91,14 @@ void Board::leave(int rank, int chunks) {
 
 void Board::publish(const std::byte* at, int chunks, std::uint64_t content) {
   const Place first = place(at);
-  for (int chunk = 0; chunk < chunks; ++chunk) word({first.rank, first.buffer, chunk}).store(content);
+  for (int chunk = 0; chunk < chunks; ++chunk) word({first.rank, first.buffer, first.chunk + chunk}).store(content);
 }
 
 std::uint64_t Board::read(const std::byte* at, int chunks) {
   const Place first = place(at);
-  const std::uint64_t content = word({first.rank, first.buffer, 0}).load();
+  const std::uint64_t content = word(first).load();
   for (int chunk = 1; chunk < chunks; ++chunk) {
-    claim(word({first.rank, first.buffer, chunk}).load() == content, named("torn: chunks that differ", first.rank, -1));
+    claim(word({first.rank, first.buffer, first.chunk + chunk}).load() == content, named("torn: chunks that differ", first.rank, -1));
   }
   return content;
 }
@@ -125,6 +125,10 @@ void Board::reduce(const void* const* sources, int n, void* const* targets, int 
     sum = (sum ^ content) * 0x100000001B3u + content % 1009;
   }
   for (int j = 0; j < m; ++j) {
+    if (!holds(targets[j])) {  // the application's own array
+      *static_cast<std::uint64_t*>(targets[j]) = sum;
+      continue;
+    }
     const Place at = place(targets[j]);
     word(at).store(sum);
     check_role(at, target_, "target written");
@@ -149,7 +153,7 @@ void copy(void* destination, const void* source, std::size_t bytes, Stores) {
   if (into) {
     board->publish(static_cast<std::byte*>(destination), chunks, content);
   } else {
-    *static_cast<std::uint64_t*>(destination) = content;
+    for (int chunk = 0; chunk < chunks; ++chunk) static_cast<std::uint64_t*>(destination)[chunk * (check::kChunkElements / 2)] = content;
   }
 }
 

@@ -83,14 +83,18 @@ class World {
   }
 
   void iterate(int rank, int t) {
-    std::uint64_t model = static_cast<std::uint64_t>(t * 16 + rank + 1);  // all that the model's data functions look at
-    const Outcome outcome = engines_[rank]->arrive(t, &model);
+    // All that the model's data functions look at is where a chunk begins.
+    constexpr std::size_t kApart = kChunkElements * sizeof(float) / sizeof(std::uint64_t);
+    std::vector<std::uint64_t> model((plot_.chunks - 1) * kApart + 8);
+    for (int chunk = 0; chunk < plot_.chunks; ++chunk) model[chunk * kApart] = static_cast<std::uint64_t>(t * 16 + rank + 1);
+    const Outcome outcome = engines_[rank]->arrive(t, model.data());
     if (outcome.group_length == 0) return;
     if (plot_.schedule.is_sync(t)) {
-      engines_[rank]->copy_result(&model);
+      engines_[rank]->copy_result(model.data());
     } else {
-      engines_[rank]->merge(&model, outcome.fresh ? 0 : 1, outcome.group_length + (outcome.fresh ? 0 : 1));
+      engines_[rank]->merge(model.data(), outcome.fresh ? 0 : 1, outcome.group_length + (outcome.fresh ? 0 : 1));
     }
+    for (int chunk = 1; chunk < plot_.chunks; ++chunk) claim(model[chunk * kApart] == model[0], "a torn average");
   }
 
   const Plot& plot_;

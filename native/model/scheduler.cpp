@@ -1,56 +1,17 @@
 #include "scheduler.hpp"
 
-#include <sys/mman.h>
 #include <cxxabi.h>
 #include <ucontext.h>
 
 #include <algorithm>
 #include <array>
 #include <cstdlib>
-#include <cstring>
-#include <new>
 #include <utility>
 #include <vector>
 
+#include "arena.hpp"
 #include "futex.hpp"
-
-namespace {
-
-// What a run allocates is forgotten as a whole: a run that is given up halfway leaves tasks whose objects nobody can destroy.
-struct Arena {
-  static constexpr std::size_t kBytes = std::size_t{64} << 20;
-  std::byte* base = nullptr;
-  std::size_t used = 0;
-  bool on = false;
-
-  void* take(std::size_t bytes, std::size_t alignment) {
-    used = (used + alignment - 1) / alignment * alignment;
-    if (used + bytes > kBytes) std::abort();
-    void* place = base + used;
-    used += bytes;
-    return place;
-  }
-  bool holds(const void* place) const { return base && place >= base && place < base + kBytes; }
-} arena;
-
-void* allocate(std::size_t bytes, std::size_t alignment) {
-  void* place = arena.on ? arena.take(bytes, alignment) : std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-  if (!place) std::abort();
-  return place;
-}
-
-void release(void* place) {
-  if (!arena.holds(place)) std::free(place);
-}
-
-}  // namespace
-
-void* operator new(std::size_t bytes) { return allocate(bytes, 16); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) { return allocate(bytes, static_cast<std::size_t>(alignment)); }
-void operator delete(void* place) noexcept { release(place); }
-void operator delete(void* place, std::size_t) noexcept { release(place); }
-void operator delete(void* place, std::align_val_t) noexcept { release(place); }
-void operator delete(void* place, std::size_t, std::align_val_t) noexcept { release(place); }
+#include "seen.hpp"
 
 namespace wagma {
 namespace check {
@@ -66,34 +27,6 @@ std::uint64_t mix(std::uint64_t a, std::uint64_t b) {
   x = (x ^ (x >> 29)) * 0x94D049BB133111EBu;
   return x ^ (x >> 32);
 }
-
-// Open addressing; 0 stands for an empty place.
-class Seen {
- public:
-  bool insert(std::uint64_t key) {
-    if (key == 0) key = 1;
-    if (2 * (size_ + 1) > places_.size()) grow();
-    for (std::size_t i = key & (places_.size() - 1);; i = (i + 1) & (places_.size() - 1)) {
-      if (places_[i] == key) return false;
-      if (places_[i] != 0) continue;
-      places_[i] = key;
-      ++size_;
-      return true;
-    }
-  }
-  std::uint64_t size() const { return size_; }
-
- private:
-  void grow() {
-    const std::vector<std::uint64_t> old = std::exchange(places_, std::vector<std::uint64_t>(std::max<std::size_t>(1024, 2 * places_.size())));
-    size_ = 0;
-    for (const std::uint64_t key : old) {
-      if (key) insert(key);
-    }
-  }
-  std::vector<std::uint64_t> places_;
-  std::uint64_t size_ = 0;
-};
 
 enum class Waits { nothing, futex, lock, join };
 
@@ -117,6 +50,7 @@ struct Choice {
 struct Known {  // of a word, over all runs: accessed by which tasks, written by any
   std::uint32_t tasks = 0;
   bool written = false;
+  bool tried = false;  // a lock that a task does not wait for, so that it sees how long another one holds it
   bool shared() const { return written && (tasks & (tasks - 1)) != 0; }
 };
 
@@ -293,6 +227,7 @@ void lock(std::uint32_t word, bool& locked, std::uint64_t& protects) {
 
 bool try_lock(std::uint32_t word, bool& locked, std::uint64_t& protects) {
   if (state.running < 0) return true;
+  if (!std::exchange(state.words[word].tried, true)) state.grown = true;
   stop(word, 't');
   observe(locked);
   if (locked) return false;
@@ -304,6 +239,7 @@ bool try_lock(std::uint32_t word, bool& locked, std::uint64_t& protects) {
 
 void unlock(std::uint32_t word, bool& locked, std::uint64_t& protects) {
   if (state.running < 0) return;
+  if (state.words[word].tried) stop(word, 'u');
   locked = false;
   changed(word, 1, 0);
   changed(~word, protects, history());
@@ -329,7 +265,7 @@ void join(int task) {
 }
 
 std::int64_t own_time_ns() {
-  constexpr std::int64_t kStart = 1'000'000'000'000, kLook = 60'000;
+  constexpr std::int64_t kStart = 1'000'000'000'000, kLook = 12'000;
   return state.running < 0 ? kStart : kStart + ++state.tasks[state.running].looks * kLook;
 }
 
@@ -385,13 +321,8 @@ bool next_path() {
 
 Found explore(const Limits& limits, const std::function<void()>& setup) {
   if (!arena.base) {
-    const auto map = [](std::size_t bytes) {
-      void* place = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-      if (place == MAP_FAILED) std::abort();
-      return static_cast<std::byte*>(place);
-    };
-    arena.base = map(Arena::kBytes);
-    state.stacks = map(kStack * kTasks);
+    arena.base = mapped(Arena::kBytes);
+    state.stacks = mapped(kStack * kTasks);
   }
   state.limits = limits;
   state.found = {};

@@ -134,18 +134,18 @@ std::vector<Scenario> transport_scenarios() {
   const std::vector<Group> both{{0, 1}}, turned{{1, 0}}, alone{{0}, {1}}, three{{0, 1, 2}}, left{{0, 1}, {2}}, right{{0}, {2, 1}};
   constexpr Version kWrap = (Version{1} << 32) - 3;
   return {
-      scenario("2 ranks, 1 chunk, 2 versions", {2, 1, {both, both}}, 4, -1),
+      scenario("2 ranks, 1 chunk, 2 versions", {2, 1, {both, both}}, 3, -1),
       scenario("2 ranks, 2 chunks, 1 version", {2, 2, {both}}),
-      scenario("2 ranks, another leader", {2, 1, {both, turned}}, 4, -1),
-      scenario("2 ranks, alone in between", {2, 1, {both, alone, turned}}, 3, 5),
+      scenario("2 ranks, another leader", {2, 1, {both, turned}}, 3, -1),
+      scenario("2 ranks, alone in between", {2, 1, {both, alone, turned}}, 2, 5),
       scenario("2 ranks, null contributions", {.ranks = 2, .chunks = 1, .versions = {both, turned}, .null_contributions = true}, 2, 5),
       scenario("2 ranks, activated", {.ranks = 2, .chunks = 1, .versions = {both, both}, .activated = true}, 3, 4),
       scenario("2 ranks, activated, a core each", {.ranks = 2, .chunks = 1, .versions = {both, both}, .activated = true, .cores = 2}, 2, 4),
-      scenario("2 ranks, 2 chunks, 3 versions, the tag wraps", {.ranks = 2, .chunks = 2, .versions = {both, turned, both, both}, .first = kWrap}, 2, 4),
+      scenario("2 ranks, 2 chunks, 3 versions, the tag wraps", {.ranks = 2, .chunks = 2, .versions = {both, turned, both, both}, .first = kWrap}, 2, 3),
       scenario("3 ranks, 1 chunk", {3, 1, {three}}, 2, 4),
-      scenario("3 ranks, 2 chunks, groups change", {3, 2, {left, three, right}}, 1, 3),
-      scenario("2 ranks, 3 chunks, 2 versions", {2, 3, {both, turned}}, 2, 6, true),
-      scenario("3 ranks, 3 chunks, 2 versions, activated", {.ranks = 3, .chunks = 3, .versions = {three, three}, .activated = true}, 1, 3, true),
+      scenario("3 ranks, 2 chunks, groups change", {3, 2, {left, three, right}}, 1, 2),
+      scenario("2 ranks, 3 chunks, 2 versions", {2, 3, {both, turned}}, 2, 3, true),
+      scenario("3 ranks, 3 chunks, 2 versions, activated", {.ranks = 3, .chunks = 3, .versions = {three, three}, .activated = true}, 1, 2, true),
   };
 }
 

@@ -10,6 +10,24 @@ namespace wagma {
 
 constexpr auto kTick = std::chrono::milliseconds(50);  // how often a wait looks for Ctrl-C
 
+// The application's turn at driving. Lock order: before mutex_.
+class Engine::Turn {
+ public:
+  explicit Turn(Engine& engine) : engine_(engine), drive_(engine.drive_, std::defer_lock) {
+    engine_.application_wants_ = true;
+    drive_.lock();
+    engine_.application_wants_ = false;
+    engine_.transport_->awake();
+  }
+  ~Turn() { engine_.hand_over(drive_); }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  Engine& engine_;
+  std::unique_lock<Mutex> drive_;
+};
+
 // Until `ready`, which is asked under mutex_. Throws what has ended the engine, CollectiveTimeout, and what `tick` throws.
 template <class Ready>
 void Engine::drive_until(const Tick& tick, bool extend, Ready ready) {
@@ -18,15 +36,13 @@ void Engine::drive_until(const Tick& tick, bool extend, Ready ready) {
     if (ready()) return;  // as a late rank often is
     if (failure_) std::rethrow_exception(failure_);
   }
-  application_wants_ = true;
-  std::unique_lock drive(drive_);
-  application_wants_ = false;
-  transport_->awake();
-  struct Leaving {
-    Engine& engine;
-    std::unique_lock<Mutex>& drive;
-    ~Leaving() { engine.hand_over(drive); }
-  } leaving{*this, drive};
+  const Turn turn(*this);
+  drive(tick, extend, ready);
+}
+
+// The same in the application's turn.
+template <class Ready>
+void Engine::drive(const Tick& tick, bool extend, Ready ready) {
   const auto limit = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(config_.timeout_s));
   const auto begun = Clock::now();
   auto idle_since = begun, next_tick = begun + kTick;

@@ -77,30 +77,63 @@ int Engine::live_buffer(const Tick& tick) {
   return live;
 }
 
-Outcome Engine::arrive(Version version, const void* own, const Tick& tick) {
+Outcome Engine::arrive(Version version, const void* own, const Tick& tick) { return arrive_with(version, own, nullptr, tick); }
+
+// Publishes and, where `model` is given (the caller drives), lets the transport copy out of it, if this arrival starts the version.
+void Engine::publish(Version version, const void* own, int live, std::byte* model) {
   const std::size_t bytes = config_.count * item_size(config_.dtype);
-  if ((own == nullptr) != config_.resident) {
-    throw ProtocolError("rank " + std::to_string(rank_) + ": a model is handed in unless it is resident");
-  }
-  const int index = live_buffer(tick);
-  if (index == kNone) {
-    std::lock_guard lock(mutex_);
-    machine_.arrive(version);  // says why not
-    throw ProtocolError("rank " + std::to_string(rank_) + ": arrive without a buffer");
-  }
-  std::byte* live = transport_->buffer(index);
-  if (own) copy(live, own, bytes, stores());
+  std::byte* buffer = transport_->buffer(live);
+  if (own && !model) copy(buffer, own, bytes, stores());
   IterationRecord record;
   record.iteration = version;
-  if (config_.digests) record.published_digest = record.model_digest = digest(live, bytes);
+  if (config_.digests) record.published_digest = record.model_digest = digest(buffer, bytes);
+  bool filled = true;
   {
     std::lock_guard lock(mutex_);
+    model_ = model;
     record.arrival_ns = now_ns();  // under the lock, so that its order with starts is the order that decided `fresh`
     apply(machine_.arrive(version), true);
     iteration_ = record;
     since_ = last_sign_ = Clock::now();
+    filled = std::exchange(model_, nullptr) == nullptr;
   }
-  drive_until(tick, false, [&] { return complete_.has_value(); });
+  // Not started: what is published has to be whole before the turn is over.
+  if (!filled) copy(buffer, own, bytes, stores());
+}
+
+Outcome Engine::arrive_with(Version version, const void* own, std::byte* model, const Tick& tick) {
+  const std::size_t bytes = config_.count * item_size(config_.dtype);
+  if ((own == nullptr) != config_.resident) {
+    throw ProtocolError("rank " + std::to_string(rank_) + ": a model is handed in unless it is resident");
+  }
+  const int live = live_buffer(tick);
+  if (live == kNone) {
+    std::lock_guard lock(mutex_);
+    machine_.arrive(version);  // says why not
+    throw ProtocolError("rank " + std::to_string(rank_) + ": arrive without a buffer");
+  }
+  const auto ready = [&] { return complete_.has_value(); };
+  std::optional<Turn> turn;
+  if (model) {
+    turn.emplace(*this);
+    std::lock_guard lock(mutex_);
+    if (version < machine_.next_version()) model = nullptr;  // late: it may be read at any time once it is published
+  }
+  if (!model) turn.reset();  // copying a large model takes long, and nobody would answer for this rank meanwhile
+  publish(version, own, live, model);
+  if (model) {
+    try {
+      drive(tick, false, ready);
+    } catch (...) {
+      // The caller's array may be half averaged, and must not be touched any more. What was published is whole, at last now.
+      transport_->withdraw();
+      copy(model, transport_->buffer(live), bytes, stores());
+      throw;
+    }
+    turn.reset();
+  } else {
+    drive_until(tick, false, ready);
+  }
   std::unique_lock lock(mutex_);
   const Completed completed = *std::exchange(complete_, std::nullopt);
   const Complete& complete = completed.complete;
@@ -118,6 +151,20 @@ Outcome Engine::arrive(Version version, const void* own, const Tick& tick) {
   merging_ = completed;
   return {complete.fresh, complete.merged_version,
           static_cast<int>(config_.schedule.group(rank_, complete.merged_version).size())};
+}
+
+Outcome Engine::average(Version version, void* own, const Tick& tick) {
+  const bool means = config_.mean_when_fresh || config_.schedule.is_sync(version);
+  const std::size_t members = config_.schedule.is_sync(version) ? config_.schedule.world_size : config_.schedule.group_size;
+  const bool direct = means && own && !config_.digests && transport_->takes_models(members);
+  const Outcome outcome = arrive_with(version, own, direct ? static_cast<std::byte*>(own) : nullptr, tick);
+  if (outcome.group_length == 0) return outcome;
+  if (config_.schedule.is_sync(version)) {
+    copy_result(own);
+  } else {
+    merge(own, !outcome.fresh, outcome.group_length + !outcome.fresh);
+  }
+  return outcome;
 }
 
 // -- merging ------------------------------------------------------------------------------------------------------------
@@ -159,7 +206,7 @@ void Engine::copy_result(void* own) {
   std::byte* model = destination(own);
   if (!merging_->result.finished) {
     merge_into(config_.dtype, model, nullptr, result, 0, 1, config_.count, stores());
-  } else if (model != result) {  // else averaging is a change of role
+  } else if (model != result && !merging_->result.in_model) {  // else averaging is a change of role, or done
     copy(model, result, config_.count * item_size(config_.dtype), stores());
   }
   finish_merge(model);
@@ -271,7 +318,7 @@ Engine::Begun Engine::begun_of(const Start& start) {
   const bool sync = config_.schedule.is_sync(start.version);
   const bool mean = sync || (config_.mean_when_fresh && fresh && !config_.digests);
   const int divisor = mean ? static_cast<int>(record.members.size()) : 1;
-  return {start, std::move(record), {divisor, sync || divisor != 1}};
+  return {start, std::move(record), {divisor, sync || divisor != 1}, fresh && mean && divisor != 1 ? std::exchange(model_, nullptr) : nullptr};
 }
 
 void Engine::finish_iteration() {

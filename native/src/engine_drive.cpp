@@ -98,6 +98,7 @@ void Engine::begin(const Begun& begun) {
   execution.count = config_.count;
   execution.dtype = config_.dtype;
   execution.divisor = begun.result.divisor;
+  execution.model = begun.model;
   transport_->begin(execution);
 }
 
@@ -118,7 +119,8 @@ bool Engine::advance_execution() {
   const Progress progress = transport_->progress();
   if (!progress.summed && !progress.released) return false;
   ExecutionRecord& record = running_->record;
-  const Result& result = running_->result;
+  Result& result = running_->result;
+  result.in_model = progress.in_model;
   if (progress.summed && result.finished && result.divisor == 1) {  // a sync of one rank: what it gets by divisor 1 is a raw sum
     std::byte* target = transport_->buffer(running_->start.target);
     merge_into(config_.dtype, target, nullptr, target, 0, 1, config_.count);

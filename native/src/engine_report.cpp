@@ -15,6 +15,21 @@ namespace {
 std::atomic<unsigned> requests{0};
 static_assert(std::atomic<unsigned>::is_always_lock_free, "a signal handler must not wait");
 
+// Who handled the signal before: MPICH does, and needs to hear of it. Written once, before the handler that reads it is installed. Without
+// `installed` a second report_on, which may find a handler in its place that passes on to this one, would make the two call each other for
+// ever.
+struct sigaction before {};
+std::atomic<bool> installed{false};
+
+void count_and_pass_on(int signal, siginfo_t* info, void* context) {
+  requests.fetch_add(1);
+  if (before.sa_flags & SA_SIGINFO) {
+    before.sa_sigaction(signal, info, context);
+  } else if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN) {
+    before.sa_handler(signal);
+  }
+}
+
 std::string listed(const std::vector<int>& ranks) {
   constexpr std::size_t kShown = 16;
   std::ostringstream text;
@@ -34,10 +49,13 @@ unsigned reports_asked() { return requests.load(); }
 
 bool report_on(int signal) {
   struct sigaction present {};
-  if (::sigaction(signal, nullptr, &present) != 0 || present.sa_handler != SIG_DFL || (present.sa_flags & SA_SIGINFO)) return false;
+  if (installed.load() || ::sigaction(signal, nullptr, &present) != 0) return false;
+  if (!(present.sa_flags & SA_SIGINFO) && present.sa_handler == SIG_IGN) return false;
+  if (installed.exchange(true)) return false;
+  before = present;
   struct sigaction handler {};
-  handler.sa_handler = [](int) { requests.fetch_add(1); };
-  handler.sa_flags = SA_RESTART;
+  handler.sa_sigaction = count_and_pass_on;
+  handler.sa_flags = SA_RESTART | SA_SIGINFO;
   ::sigemptyset(&handler.sa_mask);
   return ::sigaction(signal, &handler, nullptr) == 0;
 }
@@ -70,26 +88,35 @@ std::string Engine::standing() {
   std::ostringstream text;
   text.precision(3);
   text << "rank " << rank_ << " of " << transport_->world_size() << " (" << transport_->name() << "): ";
-  const Version waiting = machine_.waiting(), next = machine_.next_version();
+  const auto named = [&](Version version) {
+    return "version " + std::to_string(version) + (config_.schedule.is_sync(version) ? ", a sync," : "");
+  };
+  const Version waiting = machine_.waiting(), next = machine_.next_version(), arrived = machine_.arrived();
+  const double since = seconds_since(since_);
   if (machine_.closed()) {
-    text << "has closed after version " << or_none(machine_.arrived());
+    text << "closed after version " << or_none(arrived);
+    if (closing_ && !finished_ && !finishing_) text << ", and has served the others, who have not all closed, for " << since << " s";
   } else if (waiting != kNone) {
-    text << "waits in version " << waiting << (config_.schedule.is_sync(waiting) ? ", a sync," : "");
+    text << "has waited in " << named(waiting) << " for " << since << " s";
   } else if (merging_pending_) {
-    text << "merges the result of version " << or_none(machine_.arrived());
+    text << "has merged the result of version " << or_none(arrived) << " for " << since << " s";
   } else {
-    text << "computes, after version " << or_none(machine_.arrived());
+    text << "has been in its own program, after version " << or_none(arrived) << ", for " << since << " s";
   }
-  text << " for " << seconds_since(since_) << " s";
   if (running_) {
     text << "; executes version " << running_->start.version << " of " << listed(running_->record.members);
-    if (!missing.empty()) text << ", which " << listed(missing) << (missing.size() == 1 ? " has" : " have") << " not begun";
-    if (!moved.empty()) text << ", " << moved;
+    if (!moved.empty()) {
+      text << ", " << moved;
+      if (!missing.empty()) text << ", and data of " << listed(missing) << " has not come";
+    } else if (!missing.empty()) {
+      text << ", which " << listed(missing) << (missing.size() == 1 ? " has" : " have") << " not begun";
+    }
+  } else if (machine_.activated() >= next && config_.schedule.is_sync(next) && arrived < next && !machine_.closed()) {
+    text << "; " << named(next) << " waits for this rank to arrive";
+  } else if (waiting > machine_.activated() && config_.schedule.selective()) {
+    text << "; version " << waiting << " lacks an activation, which is for " << listed(config_.schedule.candidates(waiting));
   } else {
     text << "; executes nothing";
-  }
-  if (!running_ && machine_.activated() >= next && config_.schedule.is_sync(next) && machine_.arrived() < next) {
-    text << "; version " << next << ", a sync, waits for this rank to arrive";
   }
   text << "; activated up to version " << or_none(machine_.activated()) << "; nothing has moved for " << seconds_since(last_sign_) << " s";
   return text.str();

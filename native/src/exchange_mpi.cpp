@@ -179,6 +179,25 @@ std::vector<int> MpiExchange::missing() {
   return ranks;
 }
 
+// What comes before all members have begun says less than who has not: a member that has begun gives its part away at once.
+std::string MpiExchange::standing() const {
+  if (!running_ || to_begin_ > 0) return "";
+  std::string text = std::to_string(finished_) + " of " + std::to_string(cut_.blocks) + " blocks are done";
+  std::vector<int> waiting;  // who has not taken what was sent to them
+  for (std::size_t i = 0; i < requests_.size(); ++i) {
+    const Kind kind = messages_[i].kind;
+    if (requests_[i] != MPI_REQUEST_NULL && kind != Kind::begun_in && kind != Kind::receive) waiting.push_back(messages_[i].peer);
+  }
+  if (!waiting.empty()) {
+    text += ", " + std::to_string(waiting.size()) + " messages are on their way to rank";
+    std::sort(waiting.begin(), waiting.end());
+    waiting.erase(std::unique(waiting.begin(), waiting.end()), waiting.end());
+    if (waiting.size() > 1) text += "s";
+    for (std::size_t i = 0; i < waiting.size(); ++i) text += (i ? ", " : " ") + std::to_string(waiting[i]);
+  }
+  return text;
+}
+
 void MpiExchange::abandon() noexcept {
   for (std::size_t i = 0; i < requests_.size(); ++i) {
     if (messages_[i].kind == Kind::begun_in || messages_[i].kind == Kind::receive) take_back(requests_[i]);

@@ -1,9 +1,12 @@
 #include "wagma/node.hpp"
 
 #include <sched.h>
+#include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
+#include <cerrno>
 #include <cstring>
 #include <new>
 #include <stdexcept>
@@ -55,7 +58,7 @@ void Node::initialise() {
     }
     auto* desk = new (desks_ + rank) Desk{};
     desk->begun = kNoVersion;
-    desk->next_chunk = desk->chunks_done = ~std::uint64_t{0};
+    desk->filled = desk->next_chunk = desk->chunks_done = ~std::uint64_t{0};
   }
 }
 
@@ -84,12 +87,18 @@ std::byte* Node::buffer(int rank, int index) const {
 
 void Node::enter(int rank) {
   segment_->reserve(static_cast<std::size_t>(buffer(rank, 0) - segment_->data()), stride_ * plan_.buffers);
+  desks_[rank].process = static_cast<std::int32_t>(::getpid());
   cpu_set_t cores;
   CPU_ZERO(&cores);
   if (::sched_getaffinity(0, sizeof cores, &cores) != 0) return;
   for (int core = 0; core < std::min(CPU_SETSIZE, 64 * kCoreWords); ++core) {
     if (CPU_ISSET(core, &cores)) header_->cores[core / 64].fetch_or(std::uint64_t{1} << core % 64);
   }
+}
+
+bool Node::is_gone(int rank) const {
+  const std::int32_t process = desks_[rank].process.load();
+  return process != 0 && ::kill(process, 0) != 0 && errno == ESRCH;
 }
 
 int Node::cores() const {

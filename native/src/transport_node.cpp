@@ -10,6 +10,7 @@
 #endif
 
 #include "cache.hpp"
+#include "chunks.hpp"
 
 namespace wagma {
 
@@ -20,6 +21,7 @@ constexpr Version kNobody = std::numeric_limits<Version>::max();
 // Large enough that taking a chunk (tens of nanoseconds, more where ranks compete) is nothing beside reducing it, small enough that the
 // last one, which the others wait for, takes some microseconds, and that it is rarely cut in two by the scheduler.
 constexpr std::size_t kChunkBytes = 128 * 1024;
+constexpr auto kLook = std::chrono::milliseconds(200);
 // Where every rank has a core it pays to look again for about as long as a sleep and a wake take.
 constexpr auto kPatience = std::chrono::microseconds(100);
 // For so long a rank that has activated others trusts that they come by themselves before it rings, where they have cores of their own:
@@ -27,7 +29,6 @@ constexpr auto kPatience = std::chrono::microseconds(100);
 constexpr auto kGrace = std::chrono::microseconds(30);
 
 std::uint64_t tag_of(Version version) { return static_cast<std::uint64_t>(static_cast<std::uint32_t>(version)) << 32; }
-constexpr std::uint64_t kLower = 0xFFFFFFFFu;
 
 }  // namespace
 
@@ -99,16 +100,22 @@ void NodeTransport::begin(const Execution& execution) {
   chunk_items_ = kChunkBytes / item;
   chunks_ = (execution.count + chunk_items_ - 1) / chunk_items_;
   // Not before the first execution: only then every rank has entered, and with it its cores are known.
-  const bool fits = world_size() <= node_->cores();
-  patience_ = fits ? kPatience : Clock::duration::zero();
-  grace_ = fits ? kGrace : Clock::duration::zero();
+  fits_ = world_size() <= node_->cores();
+  patience_ = fits_ ? kPatience : Clock::duration::zero();
+  grace_ = fits_ ? kGrace : Clock::duration::zero();
   stores_ = stores_for(2 * members * execution.count * item);
+  present_ = execution.model != nullptr;
+  direct_ = counted_ = false;
+  told_ = true;
+  filled_ = present_ ? 0 : chunks_;
+  averaged_ = 0;
   Desk& desk = node_->desk(rank_);
   const auto offset = [&](const std::byte* pointer) { return pointer ? pointer - node_->segment().data() : std::ptrdiff_t{-1}; };
   // In this order: a member of an older version sees the new tag before it could take a chunk, and all see the counters, the pointers and
   // the contribution once they see `begun`.
   desk.next_chunk.store(tag_);
   desk.chunks_done.store(tag_);
+  desk.filled.store(tag_ | (present_ ? kPresent : 0) | filled_);
   desk.contribution.store(offset(execution.contribution), std::memory_order_relaxed);
   desk.target.store(offset(execution.target), std::memory_order_relaxed);
   desk.divisor.store(execution.divisor, std::memory_order_relaxed);
@@ -128,6 +135,7 @@ std::optional<std::size_t> NodeTransport::take_chunk() {
   auto& next = node_->desk(execution_.members.front()).next_chunk;
   std::uint64_t seen = next.load();
   while ((seen & ~kLower) == tag_ && (seen & kLower) < chunks_) {
+    if (!all_filled(seen & kLower)) break;
     if (next.compare_exchange_weak(seen, seen + 1)) return static_cast<std::size_t>(seen & kLower);
   }
   return std::nullopt;
@@ -155,13 +163,21 @@ void NodeTransport::reduce_chunk(std::size_t chunk) {
 
 bool NodeTransport::complete() const {
   const std::uint64_t done = node_->desk(execution_.members.front()).chunks_done.load();
-  return (done & ~kLower) != tag_ || (done & kLower) == chunks_;
+  return (done & ~kLower) != tag_ || (done & kLower) == (direct_ ? execution_.members.size() : chunks_);
 }
 
 Progress NodeTransport::progress() {
   if (!unrung_.empty()) ring_due(Clock::now());
   if (!running_) return {};
-  if (!met_ && !(met_ = all_begun())) return {};
+  if (!met_) {
+    if (present_ && filled_ < chunks_ && filled_ < kWindow) fill_chunk();
+    if (!(met_ = all_begun())) return {};
+  }
+  if (direct_ || (direct_ = present_ && all_present())) return progress_directly();
+  if (filled_ < chunks_) {  // somebody is late: the members that are here take turns as always
+    while (filled_ < chunks_) fill_chunk();
+    ring_members();
+  }
   while (const auto chunk = take_chunk()) {
     reduce_chunk(*chunk);
     auto& done = node_->desk(execution_.members.front()).chunks_done;
@@ -199,8 +215,21 @@ void NodeTransport::ring_members() const {
 
 // -- sleeping -----------------------------------------------------------------------------------------------------------
 
+// A process that was killed says nothing. Before a sleep, since only who waits has to know; ranks that end in order do so when all have
+// closed.
+void NodeTransport::look_for_the_dead() {
+  const auto now = Clock::now();
+  if (now - looked_ < kLook || node_->all_closed()) return;
+  looked_ = now;
+  if (!running_) return;
+  for (const int rank : execution_.members) {  // also one that has begun: it may have held a chunk
+    if (node_->is_gone(rank)) node_->fail(rank, "its process has ended without a word");
+  }
+}
+
 std::uint32_t NodeTransport::announce(Sleeper who) {
   ring_due(Clock::time_point::max());
+  look_for_the_dead();
   return own().bell.announce(who);
 }
 

@@ -98,6 +98,8 @@ void mailbox_keeps_the_highest() {
   const auto node = Node::in_process({4, 1, 64});
   NodeTransport sender(node, 0), receiver(node, 1);
   WAGMA_CHECK(!receiver.poll_activation() && !receiver.news());
+  sender.send_activation(1, {11, 0, true});
+  WAGMA_CHECK(receiver.news() && receiver.poll_activation()->solo && !receiver.news());
   sender.send_activation(1, {3, 0});
   sender.send_activation(1, {7, 0});
   sender.send_activation(1, {9, 1, true});
@@ -274,7 +276,7 @@ void killed_rank_leaves_limited_waits() {
   WAGMA_CHECK(WIFSIGNALED(statuses[1]) && WTERMSIG(statuses[1]) == SIGKILL);
   for (const int rank : {0, 2}) {
     const std::string error = processes.told(rank).error;
-    WAGMA_CHECK(error.find("rank 1") != std::string::npos && error.find("is not complete after 1 s") != std::string::npos);
+    WAGMA_CHECK(error.find("is not complete after 1 s") != std::string::npos);
     WAGMA_CHECK(statuses[rank] == 0 && error.find("too late") == std::string::npos);
   }
   WAGMA_CHECK(memory.expired());

@@ -130,7 +130,7 @@ def _collective(options: argparse.Namespace) -> int:
     settings.check()
     if options.plot is not None:
         check_picture(options.plot)
-    require(training=False)
+    require(training=False, transport=options.transport)
     if "gloo" in options.against and find_spec("torch") is None:
         raise MissingDependencyError("--against gloo needs torch: pip install 'wagma[torch]'")
     others = _others(options) if "mpi" in settings.specification()["against"] else []
@@ -234,7 +234,7 @@ def describe_partial(found: Mapping[str, Any]) -> str:
 
 def _idle(options: argparse.Namespace) -> int:
     ranks = 2 * len(os.sched_getaffinity(0)) if options.ranks is None else options.ranks
-    require(training=False)
+    require(training=False, transport="mpi" if "mpi" in options.transport else "auto")
     naps = options.naps or (NAPS if idle.naps_known() else None)
     with Progress(f"measuring idle progress threads on {ranks} ranks", options.quiet) as progress:
         found = idle.measure(ranks, options.transport, naps, options.seconds, options.activations, progress)

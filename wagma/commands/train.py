@@ -30,9 +30,10 @@ from wagma.commands.options import (
 )
 from wagma.errors import CollectiveTimeout, InputError, MissingDependencyError, PeerFailed, WagmaError
 from wagma.progress import REDRAW_S, Progress
-from wagma.real.algorithms import real_algorithms, require_real
+from wagma.real.algorithms import real_algorithms, require_models, require_real
 from wagma.real.channel import Sender, stack_file
 from wagma.real.launch import require, run_ranks, under_mpiexec
+from wagma.real.node import TRANSPORTS
 from wagma.report.tables import results_table
 from wagma.results import Result, summarize
 from wagma.scenario import Scenario, require_changing_groups
@@ -49,6 +50,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("-n", "--ranks", type=_one_number, metavar="N", help="ranks to start (default: the scenario's)")
     add_run_options(parser, engines=["real"], algorithms="wagma_sgd")
+    parser.add_argument(
+        "--transport",
+        choices=TRANSPORTS,
+        default="auto",
+        help="how models travel; auto: through shared memory if all ranks are on one machine, else MPI (default: auto)",
+    )
+    parser.add_argument(
+        "--resident", action="store_true", help="parameters live in the kernel's buffers: averaging copies none of them"
+    )
     parser.add_argument("--launched", help=argparse.SUPPRESS)  # by run_ranks: where to report
 
 
@@ -57,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     if options.launched is not None or under_mpiexec():
         return _on_this_rank(options)
     runs = _plan(options, options.ranks)
-    require()
+    require(transport=options.transport)
     ranks = runs[0][0].ranks
     with Progress(f"training on {ranks} ranks", options.quiet) as progress:
         return run_ranks(ranks, ["wagma", *options.argv], progress)
@@ -70,7 +80,9 @@ def _plan(options: argparse.Namespace, ranks: int | None) -> Runs:
         raise InputError(f'{scenario.source}: training.workload = "none": there is nothing to train; wagma simulate can run it')
     names = real_algorithms() if options.algorithms == "all" else select_algorithms(options.algorithms)
     for name in names:
-        require_real(specification(name))
+        real = require_real(specification(name))
+        if options.resident:
+            require_models(real)
     runs = list(plan([scenario], names))
     for _, algorithm in runs:
         require_changing_groups(scenario, algorithm)
@@ -139,7 +151,7 @@ def _train(runs: Runs, options: argparse.Namespace, comm: Any, progress: Callabl
         def report(done: int, total: int, before: int = number) -> None:
             progress(before * total + done, total)
 
-        trace = train(scenario, algorithm, comm, report)
+        trace = train(scenario, algorithm, comm, report, transport=options.transport, resident=options.resident)
         if trace is not None:
             if options.trace is not None:
                 trace.write(trace_path(options.trace, algorithm, scenario.ranks, several=len(runs) > 1))

@@ -26,3 +26,16 @@ def require_real(algorithm: Specification) -> Specification:
         allowed = ", ".join(real_algorithms())
         raise InputError(f"algorithm = {algorithm.name!r}: simulator only so far; real ranks have: {allowed}")
     return algorithm
+
+
+def _averages_models(algorithm: Specification) -> bool:
+    return algorithm.value is Value.MODEL and algorithm.collectives is not Collectives.NONE
+
+
+def require_models(algorithm: Specification) -> None:
+    """Raise InputError, naming what is allowed, unless it averages models: they are what can live in the kernel's buffers."""
+    if not _averages_models(algorithm):
+        allowed = ", ".join(name for name in real_algorithms() if _averages_models(ALGORITHMS[name]))
+        raise InputError(
+            f"resident = True: {algorithm.name} averages no models; must be False, or the algorithm one of {allowed}"
+        )

@@ -11,25 +11,22 @@ the newest sum when it comes (WAGMA-SGD: Li et al., TPDS 2021, algorithm 2). Eve
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from wagma.core.averaging import merge_rule
 from wagma.core.protocol import NONE
 from wagma.core.schedule import EVERYBODY, Schedule
 from wagma.errors import InputError
 from wagma.real.kernel import Engine, Records, is_orderly, require
-from wagma.real.limited import agree
+from wagma.real.limited import agree, check_watchdog
 from wagma.real.node import Transport
 from wagma.scenario import resolve_group_size, resolve_sync_period
 
 
-@dataclass(frozen=True, slots=True)
-class AverageOutcome:
+class AverageOutcome(NamedTuple):
     """What one call of `average` did.
 
     fresh: the model published for this iteration is in the sum. merged_version: the iteration whose sum was merged, None for
@@ -83,10 +80,13 @@ class GroupAllreduce:
         def settings() -> Schedule:
             size = resolve_group_size(group_size, comm.size, "group_size")
             period = resolve_sync_period(sync_period)
+            if not isinstance(seed, int) or not 0 <= seed < 1 << 63:
+                raise InputError(f"seed = {seed!r}: must be a whole number from 0 to 2^63 - 1")
             return Schedule(comm.size, size, period, initiators=_initiators(initiators, comm.size), seed=seed)
 
         def describe() -> str:
             require(comm, transport)
+            check_watchdog(watchdog_s)
             schedule = settings()
             _check_buffer(buffer, dtype)
             return (
@@ -96,10 +96,9 @@ class GroupAllreduce:
             )
 
         agree(comm, describe, timeout_s)
-        self._resident = resident
-        self._buffer = buffer
+        self._own = None if resident else buffer  # where the model is; a first value is not kept
         self._schedule = settings()
-        self._next = self._schedule.first
+        self._next = 0
         self._engine = Engine(
             comm, self._schedule, buffer, dtype=dtype, merge_once=merge_once, resident=resident, mean_when_fresh=True,
             transport=transport, timeout_s=timeout_s, watchdog_s=watchdog_s, record=record, digests=digests,
@@ -109,7 +108,7 @@ class GroupAllreduce:
     @property
     def model(self) -> npt.NDArray[Any]:
         """The array to work on until the next `average`: the caller's own, or, if it is resident, one of the library's."""
-        return self._models[self._engine.model_index] if self._resident else self._buffer
+        return self._models[self._engine.model_index] if self._own is None else self._own
 
     @property
     def transport(self) -> str:
@@ -132,16 +131,13 @@ class GroupAllreduce:
         `iteration`, where it is given, must be the next one: 0, 1, 2, ... Raises CollectiveTimeout, PeerFailed, ProtocolError.
         """
         t = self._next if iteration is None else iteration
-        own = None if self._resident else self._buffer
-        outcome = self._engine.arrive(t, own)
-        self._next = self._schedule.next(t)
-        synced = self._schedule.is_sync(t)
-        if synced:
-            self._engine.copy_result(own)
-        elif outcome.group_length:
-            self._engine.merge(own, *merge_rule(int(outcome.fresh), outcome.group_length))
-        merged = None if outcome.merged_version == NONE else outcome.merged_version
-        return AverageOutcome(t, outcome.fresh, merged, outcome.group_length, synced)
+        outcome = self._engine.average(t, self._own)
+        self._next = t + 1
+        period = self._schedule.sync_period
+        merged = outcome.merged_version
+        return AverageOutcome(
+            t, outcome.fresh, None if merged == NONE else merged, outcome.group_length, period != 0 and (t + 1) % period == 0
+        )
 
     def take_records(self) -> Records:
         """(executions, iterations) since the last call, with the names of wagma.trace; complete after `close`."""

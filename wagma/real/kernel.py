@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -196,6 +196,14 @@ class Engine:
         with self._noting_failure():
             return self._engine.arrive(version, own)
 
+    def average(self, version: int, own: Array | None) -> _native.Outcome:
+        """arrive, and what follows in W algorithm 2, in one call: see `wagma.core.averaging.merge_rule`. Raises as arrive does."""
+        try:
+            return self._engine.average(version, own)
+        except BaseException:  # cheaper than a context manager where nothing is raised, which counts for small models
+            with self._noting_failure():
+                raise
+
     def merge(self, own: Array | None, own_weight: int, divisor: int) -> None:
         """own = (sum + own_weight * own) / divisor, in place."""
         self._engine.merge(own, own_weight, divisor)
@@ -306,9 +314,14 @@ def _iteration(rank: int, record: _native.IterationRecord, text: Callable[[int],
 
 
 def _report_on_signal() -> None:
-    """Have SIGUSR1 print where each engine and each Python thread stands, unless the program uses that signal."""
-    if threading.current_thread() is threading.main_thread() and native().report_on(signal.SIGUSR1):
-        faulthandler.register(signal.SIGUSR1, chain=True)
+    """Have SIGUSR1 print where each engine and each Python thread stands, unless the program uses that signal.
+
+    MPICH handles it, too, which Python does not know of: it still gets the signal.
+    """
+    main = threading.current_thread() is threading.main_thread()  # nobody else may ask Python about signals
+    if main and signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL and native().report_on(signal.SIGUSR1):
+        with suppress(OSError, ValueError, RuntimeError):  # notebooks have a standard error that is no file
+            faulthandler.register(signal.SIGUSR1, file=sys.__stderr__ or sys.stderr, chain=True)
 
 
 def is_orderly(error: BaseException | None) -> bool:

@@ -25,6 +25,7 @@ from wagma.errors import MissingDependencyError, WagmaError
 from wagma.real import library
 from wagma.real.channel import RANK_VARIABLES, Receiver, stack_file
 from wagma.real.manager import Manager
+from wagma.real.node import Transport
 
 START_LIMIT_S = 120.0  # until every rank has begun
 FAILURE_LIMIT_S = 5.0  # from the first failure to the end of the job
@@ -72,12 +73,15 @@ def find_mpiexec() -> Path | None:
     return library.find_mpiexec(library.library_of_mpi4py())
 
 
-def require(*, training: bool = True) -> Path:
-    """The mpiexec to use. Raises MissingDependencyError, naming all that is missing for a real run, before any rank starts."""
-    needed = [
-        ("mpi4py", "mpi4py"),
-        ("wagma._native_mpi", "the native kernel wagma._native_mpi (a C++ compiler and MPI build it)"),
-    ]
+def require(*, training: bool = True, transport: Transport = "auto") -> Path:
+    """The mpiexec to use. Raises MissingDependencyError, naming all that is missing for a real run, before any rank starts.
+
+    The part of the kernel that calls MPI is asked for by transport = "mpi" only: ranks on one machine share memory, and those that are not
+    say themselves that they lack it.
+    """
+    needed = [("mpi4py", "mpi4py"), ("wagma._native", "the native kernel wagma._native (a C++ compiler builds it)")]
+    if transport == "mpi":
+        needed.append(("wagma._native_mpi", "the kernel's part wagma._native_mpi (a C++ compiler and MPI build it)"))
     if training:
         needed += [("torch", "torch"), ("sklearn", "scikit-learn")]
     missing = [what for module, what in needed if find_spec(module) is None]

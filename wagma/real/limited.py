@@ -82,6 +82,12 @@ def agree(comm: Any, describe: Callable[[], str], timeout_s: float) -> None:
             raise InputError(f"rank {rank} has {text}; rank {texts.index(usual)} has {usual}: all ranks need the same")
 
 
+def check_watchdog(watchdog_s: object) -> None:
+    """Raise InputError unless it is 0 (never) or a time."""
+    if not isinstance(watchdog_s, int | float) or not 0 <= watchdog_s <= LONGEST_TIMEOUT_S:
+        raise InputError(f"watchdog_s = {watchdog_s!r}: must be from 0 (never) to {LONGEST_TIMEOUT_S:g}")
+
+
 def gather_text(comm: Any, text: str, timeout_s: float) -> list[str]:
     """Every rank's text, cut at a fixed length, by rank. Raises CollectiveTimeout if a rank does not come."""
     if is_local(comm):

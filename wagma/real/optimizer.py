@@ -20,10 +20,10 @@ from wagma.algorithms import Collectives, Specification, specification
 from wagma.core.effects import Value
 from wagma.core.schedule import Schedule
 from wagma.errors import InputError
-from wagma.real.algorithms import require_real
+from wagma.real.algorithms import require_models, require_real
 from wagma.real.driver import RankDriver
 from wagma.real.kernel import Engine, is_orderly, require, world
-from wagma.real.limited import agree, broadcast
+from wagma.real.limited import agree, broadcast, check_watchdog
 from wagma.real.node import Transport
 from wagma.real.recorder import Notes, Recorder
 from wagma.real.resident import ResidentModel, check_resident, resident_model
@@ -177,12 +177,12 @@ def distribute(
                 f"optimizer: {type(optimizer).__name__} evaluates a closure several times in a step: not supported"
             )
         require(comm, transport)
+        check_watchdog(watchdog_s)
         spec = require_real(specification(algorithm))
         size, period = resolve_group_size(group_size, comm.size, "group_size"), resolve_sync_period(sync_period)
         views = flat_views(model)
         if resident:
-            if spec.value is not Value.MODEL or spec.collectives is Collectives.NONE:
-                raise InputError(f"resident = True: {spec.name} averages no models; must be False")
+            require_models(spec)
             check_resident(views[0])
         return spec, spec.schedule(comm.size, size, period), *views
 

@@ -10,6 +10,7 @@ from wagma.algorithms import specification
 from wagma.core.effects import Value
 from wagma.errors import InputError
 from wagma.real.limited import barrier, gather
+from wagma.real.node import Transport
 from wagma.real.optimizer import DistributedOptimizer, distribute
 from wagma.real.recorder import assemble
 from wagma.scenario import Scenario, require_changing_groups
@@ -24,11 +25,20 @@ START_LIMIT_S = 300.0  # from the first rank that has its data to the last one
 END_LIMIT_S = 300.0  # all ranks have closed: they are done at nearly the same time
 
 
-def train(scenario: Scenario, algorithm: str, comm: Any, progress: Progress | None = None) -> Trace | None:
+def train(
+    scenario: Scenario,
+    algorithm: str,
+    comm: Any,
+    progress: Progress | None = None,
+    *,
+    transport: Transport = "auto",
+    resident: bool = False,
+) -> Trace | None:
     """Train `scenario` with `algorithm` on all ranks of an mpi4py communicator; the trace on rank 0, None elsewhere.
 
     The trace's accuracy is that of the consolidated model, the mean over ranks. progress(done, total) is called on rank 0 after
-    each of its iterations. Raises InputError if the scenario trains nothing or has another number of ranks.
+    each of its iterations. transport, resident: as in `distribute`; where the models travel and live changes none of their bits. Raises
+    InputError if the scenario trains nothing or has another number of ranks.
     """
     if scenario.training.workload == "none":
         raise InputError(f'{scenario.source}: training.workload = "none": nothing to train; allowed: digits, digits_mlp')
@@ -40,7 +50,7 @@ def train(scenario: Scenario, algorithm: str, comm: Any, progress: Progress | No
     settings = scenario.settings_of(algorithm)
     optimizer = distribute(
         replica.optimizer, replica.model, algorithm, settings.group_size, settings.sync_period,
-        comm=comm, merge_once=settings.merge_once, record=True,
+        comm=comm, merge_once=settings.merge_once, transport=transport, resident=resident, record=True,
     )  # fmt: skip
     replica.compute_gradient(0)  # the first one pays for torch's own set-up, which is no iteration's time
     barrier(comm, START_LIMIT_S, "begin training")

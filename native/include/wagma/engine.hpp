@@ -65,6 +65,8 @@ class Engine {
   // TransportError, ProtocolError. After an Outcome with group_length > 0 exactly one of the next two has to follow.
   // Where the model is resident, `own` is nullptr here and below: published is what lies in live().
   Outcome arrive(Version version, const void* own, const Tick& tick = {});
+  // The same and what follows: copy_result at a sync, else the rule of W algorithm 2, sum / |G| fresh and (sum + own) / (|G| + 1) late.
+  Outcome average(Version version, void* own, const Tick& tick = {});
   // own = (result + own_weight * own) / divisor; with mean_when_fresh that is the rule of W algorithm 2, and no other is allowed.
   void merge(void* own, int own_weight, int divisor);
   // own = result; at a sync the result is the mean.
@@ -94,6 +96,7 @@ class Engine {
   struct Result {  // how a result was written: a raw sum of accumulators, or finished, as a model
     int divisor = 1;
     bool finished = false;
+    bool in_model = false;  // it is in the application's array already
   };
   struct Completed {
     Complete complete;
@@ -109,6 +112,7 @@ class Engine {
     Start start;
     ExecutionRecord record;
     Result result;
+    std::byte* model = nullptr;  // the application's array, which the transport takes the contribution from
   };
 
   // Under mutex_:
@@ -120,14 +124,19 @@ class Engine {
 
   // Of the application (engine.cpp):
   int live_buffer(const Tick& tick);
+  Outcome arrive_with(Version version, const void* own, std::byte* model, const Tick& tick);
+  void publish(Version version, const void* own, int live, std::byte* model);
   const std::byte* begin_merge(const char* call);
   std::byte* destination(void* own);
   void finish_merge(const void* model);
   Stores stores() const;
 
   // Driving (engine_drive.cpp). Whoever calls these holds drive_.
+  class Turn;
   template <class Ready>
   void drive_until(const Tick& tick, bool extend, Ready ready);
+  template <class Ready>
+  void drive(const Tick& tick, bool extend, Ready ready);
   void hand_over(std::unique_lock<Mutex>& drive);
   bool serve();
   bool carry_out();
@@ -168,6 +177,7 @@ class Engine {
   Begun starting_;                    // of the Start in the outbox; one execution at a time, so there is one at most
   std::optional<Completed> complete_;  // for the application
   Result result_;                     // the newest one
+  std::byte* model_ = nullptr;        // the application's array: what it arrives with has yet to be copied out of it
   std::exception_ptr failure_;        // why the engine has stopped; rethrown to the application
   std::optional<std::string> abort_;  // the application gives up, with this message
   bool closing_ = false;              // the application has closed

@@ -37,7 +37,7 @@ void check_mpi(int rank, int code, const char* call);
 // freed; sends cannot be taken back at all. Errors are of no interest any more.
 void take_back(MPI_Request& request) noexcept;
 
-// Owned by a transport and used by one thread at a time, which the engine ensures; begin, progress and missing are Transport's.
+// Owned by a transport and used by one thread at a time, which the engine ensures; begin, progress, missing and standing are Transport's.
 class MpiExchange {
  public:
   MpiExchange(MPI_Comm comm, int rank) : comm_(comm), rank_(rank) {}
@@ -45,6 +45,7 @@ class MpiExchange {
   void begin(const Execution& execution);
   Progress progress();
   std::vector<int> missing();
+  std::string standing() const;
   void abandon() noexcept;
 
   bool running() const { return running_; }

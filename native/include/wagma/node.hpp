@@ -38,10 +38,13 @@ struct alignas(64) Mailbox {
 // What one rank shows of its present execution. Written by the rank itself before `begun`, which publishes it together with the
 // contribution's bytes; it changes only after the version is complete, so whoever holds an unfinished chunk reads it safely.
 struct alignas(64) Desk {
+  Atomic<std::int32_t> process;  // id; 0: has not entered
   Atomic<Version> begun;  // the version that this rank executes or executed last
   Atomic<std::int64_t> contribution;  // offset in the segment; -1: null
   Atomic<std::int64_t> target;
   Atomic<std::int32_t> divisor;
+  // How many chunks of the contribution are there, with the version's tag, and whether this rank is present (transport_node_direct.cpp).
+  alignas(64) Atomic<std::uint64_t> filled;
   // Chunks of the version's data, where this rank is the first member of its group: the next one that nobody has taken, and how many
   // are done. The upper half is the version's tag: a member that looks late would otherwise take a chunk of the next version.
   alignas(64) Atomic<std::uint64_t> next_chunk;
@@ -71,6 +74,9 @@ class Node {
   Desk& desk(int rank) const { return desks_[rank]; }
   // The memory of this rank's buffers is found, and its cores are known, from here on. By each rank once, before any begins.
   void enter(int rank);
+
+  // Whether the process of `rank` has ended; not for a rank that never entered.
+  bool is_gone(int rank) const;
 
   // Cores on which any of the ranks that have entered may run.
   int cores() const;

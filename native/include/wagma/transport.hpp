@@ -37,6 +37,9 @@ struct Execution {
   // 1: the target receives the raw sum, in the accumulation type. Else sum / divisor, rounded once to `dtype`: a finished model, at
   // a sync and for a member that has arrived for this version. Members of one version may differ in it.
   int divisor = 1;
+  // The caller's array, where the transport takes it: the contribution has yet to be filled from it, and sum / divisor may be written into
+  // it instead of into the target. It is left alone after `released`, and after withdraw().
+  std::byte* model = nullptr;
 };
 
 // Failure of another rank of the run.
@@ -66,6 +69,7 @@ struct Failure {
 struct Progress {
   bool summed = false;
   bool released = false;
+  bool in_model = false;  // with `summed`: sum / divisor is in the model and not in the target
 };
 
 // Element range [begin, end) of slice `index` of `slices`: sizes differ by at most one element, rounded to whole cache lines
@@ -96,6 +100,10 @@ class Transport {
   // One execution at a time: begin() only after the last one was released.
   virtual void begin(const Execution& execution) = 0;
   virtual Progress progress() = 0;
+  // Whether executions of so many members may come with a `model`.
+  virtual bool takes_models(std::size_t) const { return false; }
+  // The caller wants its model back, whatever is in it: the contribution is filled, and from here on the model is left alone.
+  virtual void withdraw() {}
   // Members of the execution under way whose part this rank still lacks; for messages.
   virtual std::vector<int> missing() = 0;
   virtual std::string standing() { return ""; }  // how far it is, for reports; "" if there is nothing to say

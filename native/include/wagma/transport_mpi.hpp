@@ -57,6 +57,7 @@ class MpiTransport final : public Transport {
   void begin(const Execution& execution) override;
   Progress progress() override;
   std::vector<int> missing() override { return exchange_->missing(); }
+  std::string standing() override { return exchange_->standing(); }
   void announce_close(Version last_arrived) override;
   std::optional<Version> poll_all_closed() override;
   bool drain() override;

@@ -33,6 +33,8 @@ class NodeTransport final : public Transport {
   std::optional<Activation> poll_activation() override;
   void begin(const Execution& execution) override;
   Progress progress() override;
+  bool takes_models(std::size_t members) const override;
+  void withdraw() override;
   std::vector<int> missing() override;
   std::string standing() override;
   void announce_close(Version last_arrived) override { node_->close(last_arrived); }
@@ -62,12 +64,18 @@ class NodeTransport final : public Transport {
 
   Mailbox& own() const { return node_->mailbox(rank_); }
   bool all_begun() const;
+  bool all_filled(std::size_t chunk) const;
+  bool all_present() const;
+  void fill_chunk();
+  void average_chunk();
+  Progress progress_directly();
   std::optional<std::size_t> take_chunk();
   void reduce_chunk(std::size_t chunk);
   bool complete() const;
   void ring_members() const;
   static void ring_for(Mailbox& mailbox, int dimension, Version version);
   void ring_due(Clock::time_point now);
+  void look_for_the_dead();
 
   const std::shared_ptr<Node> node_;
   const int rank_;
@@ -75,6 +83,7 @@ class NodeTransport final : public Transport {
   Clock::duration patience_{};
   Clock::duration grace_{};
   std::vector<Unrung> unrung_;
+  Clock::time_point looked_{};  // for processes that have ended
   // The newest version (lowest, for solo) taken from each dimension; dimensions at which the next look begins.
   std::vector<Version> activated_, solo_from_;
 
@@ -82,6 +91,10 @@ class NodeTransport final : public Transport {
   Execution execution_;
   bool running_ = false;
   bool met_ = false;  // all members have begun
+  bool fits_ = false;  // every rank has a core of its own
+  bool present_ = false, direct_ = false;
+  bool counted_ = false, told_ = true;      // that this member is through; of what it has filled
+  std::size_t filled_ = 0, averaged_ = 0;  // chunks
   std::uint64_t tag_ = 0;
   std::size_t chunk_items_ = 0, chunks_ = 0;
   Stores stores_ = Stores::cached;

@@ -1,0 +1,102 @@
+// The direct way, for few members that all have arrived and have a core each: every member averages for itself, straight out of all
+// contributions into its caller's array. A contribution is copied out of that array chunk by chunk just before it is needed, so that the
+// second look at each of them finds it in a cache. Nothing goes through the targets, and nobody has a part that others wait for longest.
+//
+// Where one is late, or there are more, members share the work instead (transport_node.cpp), which reads each contribution once in all
+// and not once a member.
+//
+// Which way is taken is the same for all, as it is read from what all show: a member is present if its word in Desk::filled carries the
+// version's tag and the flag, which never change while the version runs. If the word has another tag, that member has gone on; then the
+// version is complete, and was shared, because in the direct way nobody goes on before all have counted themselves through.
+#include <algorithm>
+
+#include "chunks.hpp"
+#include "wagma/transport_node.hpp"
+
+namespace wagma {
+
+namespace {
+
+// Each member reads all contributions: with more members that costs more than what it saves.
+constexpr std::size_t kMostMembers = 4;
+
+}  // namespace
+
+bool NodeTransport::takes_models(std::size_t members) const { return fits_ && members > 1 && members <= kMostMembers; }
+
+bool NodeTransport::all_present() const {
+  return std::all_of(execution_.members.begin(), execution_.members.end(), [&](int member) {
+    const std::uint64_t word = node_->desk(member).filled.load();
+    return (word & ~kLower) == tag_ && (word & kPresent) != 0;
+  });
+}
+
+// Acquires what the members have filled. One that has gone on counts as filled: nobody can take a chunk any more then.
+bool NodeTransport::all_filled(std::size_t chunk) const {
+  return std::all_of(execution_.members.begin(), execution_.members.end(), [&](int member) {
+    const std::uint64_t word = node_->desk(member).filled.load();
+    return (word & ~kLower) != tag_ || (word & kCount) > chunk;
+  });
+}
+
+void NodeTransport::fill_chunk() {
+  const std::size_t item = item_size(execution_.dtype), begin = filled_ * chunk_items_;
+  const std::size_t bytes = std::min(chunk_items_, execution_.count - begin) * item;
+  // The contribution is this rank's own buffer, which nobody reads beyond what is filled.
+  copy(const_cast<std::byte*>(execution_.contribution) + begin * item, execution_.model + begin * item, bytes, Stores::cached);
+  ++filled_;
+  told_ = false;
+  node_->desk(rank_).filled.store(tag_ | kPresent | filled_);
+}
+
+void NodeTransport::average_chunk() {
+  const std::size_t item = item_size(execution_.dtype), begin = averaged_ * chunk_items_;
+  const std::size_t count = std::min(chunk_items_, execution_.count - begin);
+  sources_.clear();
+  for (const int member : execution_.members) {
+    const std::int64_t offset = node_->desk(member).contribution.load(std::memory_order_relaxed);
+    sources_.push_back(node_->segment().data() + offset + begin * item);
+  }
+  void* model = execution_.model + begin * item;
+  reduce(execution_.dtype, sources_.data(), static_cast<int>(sources_.size()), &model, &execution_.divisor, 1, count, Stores::cached);
+  ++averaged_;
+}
+
+Progress NodeTransport::progress_directly() {
+  for (bool moved = true; moved;) {
+    moved = false;
+    if (filled_ < chunks_ && filled_ < averaged_ + kWindow) {
+      fill_chunk();
+      moved = true;
+    }
+    if (averaged_ < filled_ && all_filled(averaged_)) {
+      if (execution_.model) average_chunk();
+      else averaged_ = chunks_;  // withdrawn: nothing is left to read
+      moved = true;
+    }
+  }
+  if (averaged_ == chunks_ && !counted_) {
+    counted_ = true;
+    told_ = true;
+    auto& done = node_->desk(execution_.members.front()).chunks_done;
+    done.fetch_add(1);
+    ring_members();
+  }
+  // Not for each chunk: a member that sleeps has looked for what this one had then, and waits for more.
+  if (!told_) {
+    told_ = true;
+    ring_members();
+  }
+  if (!complete()) return {};
+  running_ = false;
+  return {true, true, execution_.model != nullptr};
+}
+
+void NodeTransport::withdraw() {
+  if (!running_ || !execution_.model) return;
+  while (filled_ < chunks_) fill_chunk();
+  ring_members();
+  execution_.model = nullptr;
+}
+
+}  // namespace wagma

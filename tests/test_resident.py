@@ -1,0 +1,217 @@
+"""Parameters that live in the kernel's buffers: the same bits as copying them in and out, and what is refused."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("wagma._native")
+
+from wagma import GroupAllreduce  # noqa: E402  after the checks that they can be imported
+from wagma.errors import InputError  # noqa: E402
+from wagma.real.local import LocalCommunicator, run_local  # noqa: E402
+from wagma.real.optimizer import distribute  # noqa: E402
+from wagma.real.train import train as train_scenario  # noqa: E402
+from wagma.scenario import load
+
+RANKS = 3
+OPTIMIZERS = {
+    "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True),
+    "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.05),
+}
+
+
+def model_for(rank: int) -> Any:
+    """A frozen bias, a buffer, a weight that two layers share, and a parameter without dimensions."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rank)
+        first, again = torch.nn.Linear(5, 7), torch.nn.Linear(5, 7)
+        model = torch.nn.Sequential(first, torch.nn.BatchNorm1d(7), torch.nn.Tanh(), torch.nn.Linear(7, 5), again)
+    first.bias.requires_grad_(False)
+    again.weight = first.weight
+    model.register_parameter("scale", torch.nn.Parameter(torch.tensor(1.5)))
+    return model
+
+
+def in_turns(barrier: threading.Barrier, rank: int, step: Callable[[], object]) -> None:
+    """Who is late, and what a late rank merges, is then always the same."""
+    for turn in range(RANKS):
+        if turn == rank:
+            step()
+        barrier.wait()
+
+
+def trained(
+    algorithm: str, make: Callable[..., Any], sync_period: int | str, burst: int = 1, **options: Any
+) -> list[list[bytes]]:
+    """Each rank's model, bit by bit, after syncs together and other steps in turns, `burst` at a time; then two steps alone."""
+    turns = threading.Barrier(RANKS, timeout=30.0)
+    models = [model_for(rank) for rank in range(RANKS)]  # not in the threads: torch has one source of random numbers for all
+
+    def program(comm: LocalCommunicator) -> list[bytes]:
+        model = models[comm.rank]
+        optimizer = make([parameter for parameter in model.parameters() if parameter.requires_grad])
+        generator = torch.Generator().manual_seed(comm.rank)
+
+        def step(optimizer: Any, times: int = 1) -> None:
+            for _ in range(times):
+                optimizer.zero_grad()
+                (model.scale * model(torch.randn(8, 5, generator=generator))).square().mean().backward()
+                optimizer.step()
+
+        with distribute(optimizer, model, algorithm, RANKS, sync_period, comm=comm, timeout_s=30.0, **options) as wrapped:
+            for t in range(7):
+                if algorithm == "local_sgd" or (isinstance(sync_period, int) and (t + 1) % sync_period == 0):
+                    step(wrapped)
+                else:
+                    in_turns(turns, comm.rank, lambda: step(wrapped, burst))
+        step(optimizer, 2)
+        return [value.numpy().tobytes() for value in model.state_dict().values()]
+
+    return run_local(RANKS, program)
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("algorithm", "sync_period", "options"),
+    [
+        ("wagma_sgd", 1, {}),
+        ("wagma_sgd", 3, {}),
+        ("wagma_sgd", "never", {"burst": 2}),
+        ("wagma_sgd", "never", {"burst": 2, "merge_once": True}),
+        ("local_sgd", 2, {}),
+    ],
+)
+def test_the_same_bits_as_copied_parameters(
+    algorithm: str, sync_period: int | str, options: dict[str, Any], make: Callable[..., Any]
+) -> None:
+    copied = trained(algorithm, make, sync_period, **options)
+    assert trained(algorithm, make, sync_period, resident=True, **options) == copied
+    assert len({tuple(rank) for rank in copied}) == RANKS  # after the last sync each went its own way
+
+
+def test_merge_once_shows() -> None:
+    """Else the comparison above would say nothing about it: who comes twice in a row, late, meets the newest sum twice."""
+    once, again = (trained("wagma_sgd", OPTIMIZERS["momentum"], "never", 2, merge_once=once) for once in (True, False))
+    assert once[0] == again[0]  # the first in every turn, never late
+    assert once[1] != again[1]
+
+
+def test_parameters_stay_those_that_the_program_knows() -> None:
+    def program(comm: LocalCommunicator) -> None:
+        model = model_for(0)
+        known = dict(model.named_parameters())
+        frozen = model[0].bias.data_ptr()
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        with distribute(optimizer, model, group_size=2, sync_period=1, comm=comm, resident=True) as wrapped:
+            seen = set()
+            for _ in range(4):
+                model(torch.ones(4, 5)).sum().backward()
+                wrapped.step()
+                assert all(known[name] is parameter for name, parameter in model.named_parameters())
+                assert model[4].weight is model[0].weight
+                assert model[0].bias.data_ptr() == frozen
+                assert model.scale.shape == ()
+                seen.add(model[3].weight.data_ptr())
+            assert len(seen) > 1  # the model moves from buffer to buffer
+        values = [parameter.detach().clone() for parameter in known.values()]
+        assert model[3].weight.data_ptr() not in seen  # memory of its own again
+        wrapped.close()
+        del wrapped
+        gc.collect()
+        assert all(torch.equal(a, b) for a, b in zip(values, known.values(), strict=True))
+
+    run_local(2, program)
+
+
+def test_training_after_an_abort_still_has_its_parameters() -> None:
+    """The program may want to save what it has."""
+    kept: list[Any] = []
+
+    def program(comm: LocalCommunicator) -> None:
+        model = model_for(comm.rank)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        kept.append(model)
+        with distribute(optimizer, model, group_size=2, comm=comm, resident=True) as wrapped:
+            model(torch.ones(4, 5)).sum().backward()
+            wrapped.step()
+            raise ValueError("bad batch")
+
+    with pytest.raises(ValueError, match="bad batch"):
+        run_local(2, program)
+    gc.collect()
+    assert all(torch.isfinite(parameter).all() for model in kept for parameter in model.parameters())
+
+
+def test_models_that_cannot_be_resident_are_refused_on_every_rank() -> None:
+    def transposed() -> Any:
+        model = torch.nn.Linear(5, 3)
+        model.weight = torch.nn.Parameter(model.weight.detach().t())
+        return model
+
+    def expanded() -> Any:
+        model = torch.nn.Linear(5, 3)
+        model.bias = torch.nn.Parameter(torch.zeros(1).expand(3))
+        return model
+
+    plain = "allreduce_sgd averages no models; must be False, or the algorithm one of local_sgd, wagma_sgd"
+    for make, algorithm, complaint in (
+        (lambda: torch.nn.Linear(5, 3), "allreduce_sgd", f"resident = True: {plain}"),
+        (lambda: torch.nn.Linear(5, 3), "ideal", "resident = True: ideal averages no models"),
+        (transposed, "wagma_sgd", "parameter 'weight' has strides (1, 5): resident parameters must be contiguous"),
+        (expanded, "local_sgd", "parameter 'bias' has strides (0,): resident parameters must be contiguous"),
+        (lambda: torch.nn.Linear(5, 3).half(), "wagma_sgd", "parameter 'weight' has dtype torch.float16"),
+        (lambda: torch.nn.Linear(5, 3, device="meta"), "wagma_sgd", "parameter 'weight' is on meta"),
+    ):
+        refused = []
+
+        def program(comm: LocalCommunicator, make=make, algorithm=algorithm, refused=refused) -> None:
+            model = make() if comm.rank == 1 else torch.nn.Linear(5, 3)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            with pytest.raises(InputError) as caught:
+                distribute(optimizer, model, algorithm, comm=comm, resident=True)
+            refused.append(str(caught.value))
+
+        run_local(2, program)
+        rank = 0 if algorithm in ("allreduce_sgd", "ideal") else 1
+        assert refused[0].startswith(f"rank {rank}: {complaint}"), refused
+        assert set(refused) == {refused[0]}
+        assert "\n" not in refused[0]
+
+
+def test_resident_on_one_rank_only_is_refused_on_all() -> None:
+    def program(comm: LocalCommunicator) -> None:
+        model = torch.nn.Linear(5, 3)
+        with pytest.raises(InputError, match=r"rank 1 has .*resident = True.*; rank 0 has .*resident = False"):
+            distribute(torch.optim.SGD(model.parameters()), model, comm=comm, resident=comm.rank == 1)
+
+    run_local(3, program)
+
+
+def test_the_array_of_a_resident_collective() -> None:
+    def program(comm: LocalCommunicator) -> None:
+        first = np.full(5, float(comm.rank))
+        with GroupAllreduce(comm, first, 2, 1, resident=True) as collective:
+            assert collective.copies == 3
+            before = collective.model
+            assert before is not first
+            assert np.array_equal(before, first)
+            collective.model[:] += 1
+            collective.average()
+            assert collective.model is not before
+            assert (collective.model == 1.5).all()
+        del before
+        last = collective.model
+        del collective
+        gc.collect()
+        assert (last == 1.5).all()  # a buffer lives as long as somebody looks at it
+        assert (first == comm.rank).all()  # only the first value
+
+    run_local(2, program)
+    assert run_local(2, lambda comm: GroupAllreduce(comm, np.zeros(5)).copies) == [3, 3]
