@@ -44,8 +44,8 @@ ALLOWED = {
         "wagma.workloads", "wagma.real", "wagma._native", "wagma._native_mpi",
     },
     "wagma.studies": {
-        "wagma.algorithms", "wagma.api", "wagma.core", "wagma.errors", "wagma.fitting", "wagma.progress", "wagma.real.bench", "wagma.report",
-        "wagma.results", "wagma.scenario", "wagma.sim", "wagma.studies", "wagma.timing", "wagma.trace", "wagma.workloads",
+        "wagma.algorithms", "wagma.api", "wagma.core", "wagma.errors", "wagma.fitting", "wagma.progress", "wagma.real.bench",
+        "wagma.report", "wagma.results", "wagma.scenario", "wagma.sim", "wagma.studies", "wagma.timing", "wagma.trace", "wagma.workloads",
     },
     "wagma.frames": {"wagma.errors", "wagma.report.rows", "wagma.results", "wagma.studies.sweep", "wagma.trace"},
 }  # fmt: skip

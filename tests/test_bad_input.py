@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from wagma.cli import main
+from wagma.real import launch
 from wagma.scenario import packaged
 
 SCENARIO = "resnet50_imagenet"
@@ -239,7 +240,7 @@ def pretend_missing(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
 
 @pytest.mark.parametrize(
     ("module", "named"),
-    [("mpi4py", "mpi4py"), ("wagma._native_mpi", "wagma._native_mpi"), ("torch", "torch"), ("sklearn", "scikit-learn")],
+    [("mpi4py", "mpi4py"), ("wagma._native", "wagma._native"), ("torch", "torch"), ("sklearn", "scikit-learn")],
 )
 @pytest.mark.parametrize("command", [["train", "digits", "-n", "2"], ["demo"]])
 def test_real_runs_say_what_is_missing(
@@ -256,6 +257,24 @@ def test_real_runs_say_what_is_missing(
     assert named in line
     assert "docs/install.md" in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_part_that_calls_mpi_is_needed_where_it_is_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_missing(monkeypatch, "wagma._native_mpi")
+    line = complaint(capsys, "train", "digits", "-n", "2", "--transport", "mpi")
+    assert "a real run needs the kernel's part wagma._native_mpi" in line
+    pytest.importorskip("mpi4py")
+    pytest.importorskip("wagma._native")
+    assert launch.require(training=False) == launch.find_mpiexec()  # ranks on one machine share memory
+
+
+def test_what_cannot_be_resident_is_refused_before_any_rank_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    line = complaint(capsys, "train", "digits", "-n", "2", "--algorithms", "wagma_sgd,allreduce_sgd", "--resident")
+    assert (
+        "resident = True: allreduce_sgd averages no models; must be False, or the algorithm one of local_sgd, wagma_sgd" in line
+    )
 
 
 def test_no_mpiexec(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

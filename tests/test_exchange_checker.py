@@ -23,12 +23,18 @@ REDUCE = "    reduce_chunk(*chunk);\n"
 DONE = "    if ((done.fetch_add(1) & kLower) + 1 == chunks_) ring_members();\n"
 HAND_OVER = "  if (work || transport_->wakes() != since) transport_->wake();\n"
 UNLOCK = "  drive.unlock();\n"
+DIRECT = "transport_node_direct.cpp"
+FILL = "  copy(const_cast<std::byte*>(execution_.contribution)"
+TELL = "  if (!told_) {\n    told_ = true;\n    ring_members();\n  }\n"
+REST = "  while (filled_ < chunks_) fill_chunk();\n  ring_members();\n"
+AVERAGED = "  if (averaged > 0) copy(execution_.target, "
+RESTORE = "      if (transport_->withdraw()) copy(model, transport_->buffer(live), bytes, stores());\n"
 
 # What is changed in which file of native/src: pairs of old and new text, one after the other; each old text stands there once.
 MUTANTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "chunks taken whatever the tag": ("transport_node.cpp", [("(seen & ~kLower) == tag_ && (seen", "(seen")]),
     "complete by the count alone": ("transport_node.cpp", [("(done & ~kLower) != tag_ || (done", "(done")]),
-    "complete one chunk early": ("transport_node.cpp", [("(done & kLower) == chunks_;", "(done & kLower) + 1 >= chunks_;")]),
+    "complete one chunk early": ("transport_node.cpp", [("execution_.members.size() : chunks_)", "execution_.members.size() : chunks_ - 1)")]),
     "read and then written instead of swapped": ("transport_node.cpp", [
         ("if (next.compare_exchange_weak(seen, seen + 1)) return static_cast<std::size_t>(seen & kLower);",
          "next.store(seen + 1); return static_cast<std::size_t>(seen & kLower);")]),
@@ -52,6 +58,25 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "a ring spent during the hand-over": ("engine_drive.cpp", [("work || transport_->wakes() != since", "work")]),
     "handed over without a look": ("engine_drive.cpp", [("= running_.has_value() || transport_->news();", "= false;")]),
     "the application does not look again": ("drive_until.hpp", [("if (!guarded_serve() && !ended()) transport_", "transport_")]),
+    "filled before the copy": (DIRECT, [(FILL, "  node_->desk(rank_).filled.store(tag_ | kPresent | (filled_ + 1));\n" + FILL)]),
+    "read one chunk before it is filled": (DIRECT, [("(word & kCount) > chunk", "(word & kCount) >= chunk")]),
+    "present in whatever version": (DIRECT, [("(word & ~kLower) == tag_ && (word & kPresent)", "(word & kPresent)")]),
+    "direct although one is late": (DIRECT, [("(word & ~kLower) == tag_ && (word & kPresent) != 0", "(word & ~kLower) == tag_")]),
+    "taken before it is filled": ("transport_node.cpp", [("    if (!all_filled(seen & kLower)) break;\n", "")]),
+    "no ring for what is filled": (DIRECT, [(TELL, "")]),
+    "no ring for whoever is through": (DIRECT, [("    done.fetch_add(1);\n    ring_members();\n", "    done.fetch_add(1);\n")]),
+    "a window without room": (DIRECT, [("filled_ < averaged_ + kWindow", "filled_ < averaged_")]),
+    "gone before all are through": ("transport_node.cpp", [("direct_ ? execution_.members.size() : chunks_", "direct_ ? 1 : chunks_")]),
+    "through again and again": (DIRECT, [("averaged_ == chunks_ && !counted_", "averaged_ == chunks_")]),
+    "the mean of a sync in the array only": (DIRECT, [(" || execution_.publishes_mean", "")]),
+    "taken back before all is published": (DIRECT, [(REST, "  ring_members();\n")]),
+    "taken back with what was averaged": (DIRECT, [(AVERAGED, "  if (averaged > execution_.count) copy(execution_.target, ")]),
+    "taken back and still written": (DIRECT, [("  execution_.model = nullptr;\n", "")]),
+    "the array is not restored": ("engine.cpp", [(RESTORE, "      transport_->withdraw();\n")]),
+    "the array is not taken back": ("engine.cpp", [(RESTORE, "      copy(model, transport_->buffer(live), bytes, stores());\n")]),
+    "restored from what was never published": ("engine.cpp", [
+        (RESTORE, "      transport_->withdraw();\n      copy(model, transport_->buffer(live), bytes, stores());\n")]),
+    "published by nobody": ("engine.cpp", [("  if (!filled) copy(buffer, own, bytes, stores());\n", "")]),
 }  # fmt: skip
 
 
@@ -87,6 +112,9 @@ def test_nothing_in_the_quick_cases() -> None:
     assert [case for case in said["scenarios"] if case["error"]] == []
     assert status == 0
     assert sum(case["runs"] for case in said["scenarios"]) > 10_000
+    direct = [case for case in said["scenarios"] if case["name"].startswith("direct") and "fails" not in case["name"]]
+    assert direct and all(case["averaged_directly"] > 0 for case in direct)
+    assert not any(case["averaged_directly"] for case in said["scenarios"] if not case["name"].startswith("direct"))
 
 
 @pytest.mark.long

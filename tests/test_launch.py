@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from wagma.cli import main
+from wagma.cli import main, parser
+from wagma.commands import train as train_command
 from wagma.errors import WagmaError
 from wagma.real import launch
 from wagma.real.channel import PIPE_LIMIT, Receiver, Sender, is_read
+from wagma.scenario import load
 from wagma.trace import load_trace
 
 LIMIT_S = 10.0  # from a rank's failure to the end of the job
@@ -25,7 +27,8 @@ LIMIT_S = 10.0  # from a rank's failure to the end of the job
 #: `wagma train` with a training that fails in rank 2, as $FAILURE says, 0.3 s after all ranks have begun.
 FAILING = """
 import os, signal, sys, time, types
-from wagma.cli import main
+from wagma.cli import main, parser
+from wagma.commands import train as train_command
 from wagma.errors import InputError, PeerFailed
 
 def fail(comm):
@@ -187,6 +190,25 @@ def test_train_for_real(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> No
     traces = [str(tmp_path / f"t.{name}.2.jsonl") for name in ("allreduce_sgd", "wagma_sgd")]
     assert load_trace(traces[1]).scenario.imbalance[0].delay_s == 0.05
     assert main(["validate", "-q", *traces]) == 0
+
+
+@needs_mpi
+@pytest.mark.long
+def test_train_resident_over_mpi(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    options = ["-n", "2", "--iterations", "12", "--delay", "0.02", "--transport", "mpi", "--resident", "-q"]
+    status = main(["train", "digits", *options, "--trace", str(tmp_path / "t.jsonl")])
+    assert (status, *capfd.readouterr()) == (0, "", "")
+    assert main(["validate", "-q", str(tmp_path / "t.jsonl")]) == 0
+
+
+def test_train_hands_on_how_models_travel_and_where_they_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    seen: list[dict[str, object]] = []
+    monkeypatch.setattr("wagma.real.train.train", lambda *_, **options: seen.append(options))
+    arguments = parser().parse_args(["train", "digits", "--transport", "mpi", "--resident"])
+    assert train_command._train([(load("digits"), "wagma_sgd")], arguments, None, lambda *_: None) == []
+    assert seen == [{"transport": "mpi", "resident": True}]
 
 
 @needs_mpi

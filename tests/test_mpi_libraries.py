@@ -57,11 +57,12 @@ def test_extension_of_another_mpi_is_refused_on_every_rank(
     [("single", "012", "SINGLE"), ("serialized", "012", "SERIALIZED"), ("funneled", "1", "FUNNELED")],
 )
 def test_without_thread_multiple_every_rank_says_so(level: str, ranks: str, name: str) -> None:
-    """Also where one rank alone lacks it: the others do not wait for it."""
+    """Also where one rank alone lacks it: the others do not wait for it. No thread but the program's calls MPI for shared memory."""
     job = mpiexec(3, "threads.py", level, *ranks, timeout=30)
     assert job.returncode == 0, job.output
     message = f"refused: rank {ranks[0]}: MPI was initialised with MPI_THREAD_{name}: must be MPI_THREAD_MULTIPLE"
     assert job.output.count(message) == 3, job.output
+    assert job.output.count("works: shared memory") == 3, job.output
     assert job.seconds < 15
 
 

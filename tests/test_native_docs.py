@@ -10,6 +10,9 @@ from pathlib import Path
 import native_programs
 import pytest
 
+from wagma.core.protocol import Machine
+from wagma.core.schedule import Schedule
+
 ROOT = native_programs.ROOT
 NATIVE = ROOT / "native"
 README = NATIVE / "README.md"
@@ -94,3 +97,51 @@ def test_the_kernel_can_be_part_of_another_project(tmp_path: Path) -> None:
     tree(tmp_path / "wagma")
     build_program(blocks("cmake")[1], tmp_path)
     assert not (tmp_path / "build" / "wagma" / "native" / "test_engine").exists()
+
+
+def roles(machine: Machine) -> str:
+    """The cells of a row: what each buffer is."""
+    names = ("live", "published", "reading", "target", "result", "merging")
+    cells = ["+".join(name for name in names if getattr(machine, name) == buffer) for buffer in range(3)]
+    return " | ".join(cell or "free" for cell in cells)
+
+
+def roles_table() -> list[str]:
+    """A rank of two that comes first, and then is late: docs/kernel.md shows it."""
+    machines = [
+        Machine(0, Schedule(world_size=2, group_size=2, sync_period=0), resident=resident) for resident in (False, True)
+    ]
+    course: list[tuple[str, list[tuple[str, tuple[int, ...]]]]] = [
+        ("the beginning", []),
+        ("arrives first, publishes: the version starts", [("arrive", (0,))]),
+        ("the sum is there: fresh", [("exec_done", (0,))]),
+        ("peers have read, merged: computes", [("read_done", ()), ("merge_done", ())]),
+        ("meanwhile a version starts without it", [("activation", (1, 0))]),
+        ("the sum is there, peers have read", [("exec_done", (1,)), ("read_done", ())]),
+        ("arrives, publishes: late", [("arrive", (1,))]),
+        ("merged", [("merge_done", ())]),
+    ]
+    rows = []
+    for what, events in course:
+        for machine in machines:
+            for event, arguments in events:
+                getattr(machine, event)(*arguments)
+        rows.append(f"| {what} | {' | '.join(roles(machine) for machine in machines)} |")
+    return rows
+
+
+def test_the_roles_of_buffers_are_those_of_the_machine() -> None:
+    text = (ROOT / "docs" / "kernel.md").read_text()
+    for row in roles_table():
+        assert row in text
+
+
+def test_one_place_knows_the_transports() -> None:
+    """docs/kernel.md says where a transport is added: the rest of the kernel knows the interface only."""
+    for path in [*(NATIVE / "src").iterdir(), *(NATIVE / "include" / "wagma").iterdir()]:
+        if not re.match(r"transport_|connect_|exchange_|node|segment|chunks", path.stem):
+            included = re.findall(r'#include "(?:wagma/)?(\w+)\.hpp"', path.read_text())
+            assert not [name for name in included if re.match(r"transport_|exchange_|node|segment|chunks", name)], path.name
+    chosen = re.compile(r"native\(\)\.(Node|connect)\b|\.make_transport\(")
+    places = {path.name for path in (ROOT / "wagma").rglob("*.py") if chosen.search(path.read_text())}
+    assert places == {"kernel.py"}

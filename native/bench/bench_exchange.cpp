@@ -29,7 +29,7 @@ void execute(Transport& transport, std::size_t count, long long versions, bool h
     transport.begin(execution);
     while (!transport.progress().released) {
       if (has_core) {
-        transport.pause();
+        transport.pause({});
       } else {
         std::this_thread::yield();
       }

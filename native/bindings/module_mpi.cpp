@@ -44,7 +44,7 @@ void poll(MpiTransport& transport, double timeout_s, const char* what, Done done
       for (const int rank : transport.missing()) text += " " + std::to_string(rank);
       throw CollectiveTimeout(text);
     }
-    transport.pause();
+    transport.pause({});
   }
 }
 

@@ -82,7 +82,7 @@ int main(int words, char** arguments) {
   int status = 0;
   for (pid_t process = 0; (process = ::wait(&status)) > 0; failed |= status != 0) {
     if (!WIFSIGNALED(status)) continue;
-    // A process that is killed tells nobody, and its peers would wait until their limit. Whoever has started it knows.
+    // A process that is killed tells nobody. Peers that wait for it find out some time later; whoever has started it knows why, and at once.
     const auto rank = std::find(processes.begin(), processes.end(), process) - processes.begin();
     node->fail(static_cast<int>(rank), "killed by signal " + std::to_string(WTERMSIG(status)));
   }

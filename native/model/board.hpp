@@ -10,11 +10,18 @@
 
 namespace wagma::check {
 
-inline constexpr int kChunks = 4;                        // of a buffer, at most
+inline constexpr int kChunks = 6;                        // of a buffer, at most
 inline constexpr std::size_t kChunkElements = 32 * 1024;  // of float32: transport_node.cpp takes 128 KiB at once
 
 // Whether ranks outnumber the cores decides what the kernel does: the next run's ranks may run on so many.
 void pretend_cores(int cores);
+
+// What an application's array holds for the functions on data: a word where each chunk begins.
+inline constexpr std::size_t kApart = kChunkElements * sizeof(float) / sizeof(std::uint64_t);
+inline std::size_t array_words(int chunks) { return (chunks - 1) * kApart + 8; }
+
+// Chunks averaged straight into an application's array, over all runs: a scenario that never goes that way checks nothing of it.
+extern std::uint64_t averaged_directly;
 
 inline std::size_t elements(int chunks) { return (chunks - 1) * kChunkElements + 8; }
 
@@ -26,13 +33,14 @@ class Board {
 
   // Where the roles of buffers are known (the model of the transport alone): until `leave`, contribution and target of the rank.
   void enter(int rank, Version version, int contribution, int target);
-  void leave(int rank, int chunks);
+  void leave(int rank, int chunks, bool through_target = true);
   Version entered(int rank) const { return entered_[rank]; }
 
   void publish(const std::byte* at, int chunks, std::uint64_t content);
   // Of all chunks, which have to hold the same.
   std::uint64_t read(const std::byte* at, int chunks);
   void reduce(const void* const* sources, int n, void* const* targets, int m);
+  static std::uint64_t added(std::uint64_t sum, std::uint64_t content) { return (sum ^ content) * 0x100000001B3u + content % 1009; }
   bool holds(const void* at) const;
 
  private:

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "board.hpp"
 #include "scenarios.hpp"
 #include "scheduler.hpp"
 
@@ -24,6 +25,7 @@ struct Result {
   const Scenario* scenario;
   Found found;
   double seconds;
+  std::uint64_t averaged_directly;
 };
 
 std::string in_json(const std::string& text) {
@@ -38,9 +40,10 @@ std::string in_json(const std::string& text) {
 Result check(const Scenario& scenario, int deviations) {
   Limits limits;
   limits.deviations = deviations;
+  averaged_directly = 0;
   const auto begun = std::chrono::steady_clock::now();
   const Found found = explore(limits, scenario.setup);
-  return {&scenario, found, std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count()};
+  return {&scenario, found, std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count(), averaged_directly};
 }
 
 }  // namespace
@@ -68,9 +71,11 @@ int main(int argc, char** argv) {
     const int planned = long_run ? scenario.long_deviations : scenario.deviations;
     const int bound = deviations == kAsPlanned ? planned : deviations;
     const Result result = check(scenario, bound);
-    std::printf("%s\n {\"name\": \"%s\", \"deviations\": %d, \"states\": %llu, \"runs\": %llu, \"longest\": %llu, \"seconds\": %.2f, \"error\": \"%s\"}",
+    std::printf("%s\n {\"name\": \"%s\", \"deviations\": %d, \"states\": %llu, \"runs\": %llu, \"longest\": %llu, "
+                "\"averaged_directly\": %llu, \"seconds\": %.2f, \"error\": \"%s\"}",
                 checked++ ? "," : "", scenario.name.c_str(), bound, static_cast<unsigned long long>(result.found.states),
-                static_cast<unsigned long long>(result.found.runs), static_cast<unsigned long long>(result.found.longest), result.seconds,
+                static_cast<unsigned long long>(result.found.runs), static_cast<unsigned long long>(result.found.longest),
+                static_cast<unsigned long long>(result.averaged_directly), result.seconds,
                 in_json(result.found.error).c_str());
     std::fflush(stdout);
     wrong += !result.found.error.empty();

@@ -20,6 +20,7 @@ namespace {
 constexpr std::size_t kStack = 128 * 1024;
 constexpr int kTasks = 12;
 constexpr std::uint64_t kTrail = 64, kEndless = 100000;  // steps
+constexpr std::int64_t kLook = 12'000;  // ns, at the clock
 constexpr std::uint64_t kOdd = 0x9E3779B97F4A7C15u;
 
 std::uint64_t mix(std::uint64_t a, std::uint64_t b) {
@@ -78,6 +79,7 @@ struct State {
   std::uint64_t memory = 0;
   std::array<std::uint64_t, 256> ghosts;
   int deviations = 0;
+  std::int64_t look = kLook;
   std::uint64_t steps = 0;
   std::array<Event, kTrail> trail;  // a ring, of the last steps
   bool over = false;
@@ -265,9 +267,11 @@ void join(int task) {
 }
 
 std::int64_t own_time_ns() {
-  constexpr std::int64_t kStart = 1'000'000'000'000, kLook = 12'000;
-  return state.running < 0 ? kStart : kStart + ++state.tasks[state.running].looks * kLook;
+  constexpr std::int64_t kStart = 1'000'000'000'000;
+  return state.running < 0 ? kStart : kStart + ++state.tasks[state.running].looks * state.look;
 }
+
+void look_takes(std::int64_t ns) { state.look = ns; }
 
 int task() { return state.running; }
 
@@ -296,6 +300,7 @@ void run_once(const std::function<void()>& setup) {
   state.memory = 0;
   state.ghosts.fill(0);
   state.deviations = 0;
+  state.look = kLook;
   state.steps = 0;
   state.over = false;
   arena.used = 0;

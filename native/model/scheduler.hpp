@@ -33,5 +33,7 @@ inline void claim(bool holds, const std::string& text) {
 // Checker's own data that a state depends on; by slot, fewer than 256.
 void ghost(std::uint32_t slot, std::uint64_t value);
 int task();
+// How much time each look at the clock takes from here on, 12 us at the start of a run.
+void look_takes(std::int64_t ns);
 
 }  // namespace wagma::check

@@ -19,6 +19,12 @@ struct Course {
   int cores = 1;
   bool null_contributions = false;
   Version first = 0;
+  bool models = false;         // ranks come with their application's array: the direct way, where they have cores
+  int late = -1;               // this rank does not, at odd versions: it has not arrived
+  int withdraws = -1;          // this rank's application wants its array back, at each version, after so many looks for progress
+  int looks = 0;
+  bool publishes_mean = false;
+  std::int64_t look_ns = 12000;  // each look at the clock; much less than the grace, and ranks go to sleep before it is over
 };
 
 const Group& group_of(const std::vector<Group>& groups, int rank) {
@@ -30,9 +36,12 @@ const Group& group_of(const std::vector<Group>& groups, int rank) {
   violated("a rank in no group");
 }
 
+constexpr std::uint64_t kTakenBack = ~std::uint64_t{0};
+
 class Rank {
  public:
-  Rank(const Course& course, std::shared_ptr<Node> node, int rank) : course_(course), rank_(rank), transport_(std::move(node), rank) {}
+  Rank(const Course& course, std::shared_ptr<Node> node, int rank)
+      : course_(course), rank_(rank), transport_(std::move(node), rank), model_(array_words(course.chunks)) {}
 
   void run() {
     for (std::size_t i = 0; i < course_.versions.size(); ++i) {
@@ -82,7 +91,13 @@ class Rank {
     Board& board = Board::present();
     const int buffers = transport_.buffers();
     const int contribution = static_cast<int>((version + rank_) % buffers), target = (contribution + 1) % buffers;
-    board.publish(transport_.buffer(contribution), course_.chunks, static_cast<std::uint64_t>(version * 16 + rank_ + 1));
+    const auto content = static_cast<std::uint64_t>(version * 16 + rank_ + 1);
+    const bool present = course_.models && !(rank_ == course_.late && version % 2);
+    if (present) {
+      for (int chunk = 0; chunk < course_.chunks; ++chunk) model_[chunk * kApart] = content;
+    } else {
+      board.publish(transport_.buffer(contribution), course_.chunks, content);
+    }
     Execution execution;
     execution.version = version;
     execution.members = members;
@@ -91,11 +106,45 @@ class Rank {
     execution.target = transport_.buffer(target);
     execution.count = elements(course_.chunks);
     execution.divisor = (version + rank_) % 2 ? 1 : static_cast<int>(members.size());
+    if (present) {
+      execution.model = reinterpret_cast<std::byte*>(model_.data());
+      execution.publishes_mean = course_.publishes_mean;
+    }
     board.enter(rank_, version, contribution, target);
     transport_.begin(execution);
-    wait_until([&] { return transport_.progress().released; });
-    board.leave(rank_, course_.chunks);
-    claim(board.read(transport_.buffer(target), course_.chunks) == expected(version, members), "the sum is not that of the contributions");
+    int looks = 0;
+    Progress progress;
+    wait_until([&] {
+      progress = transport_.progress();
+      if (rank_ == course_.withdraws && ++looks == course_.looks && !progress.released) take_back(execution);
+      return progress.released;
+    });
+    board.leave(rank_, course_.chunks, !present);
+    const std::uint64_t sum = expected(version, members);
+    if (present && looks >= course_.looks && rank_ == course_.withdraws) {
+      for (int chunk = 0; chunk < course_.chunks; ++chunk) {
+        claim(model_[chunk * kApart] == (progress.in_model ? sum : kTakenBack), "the application's array is touched after it was taken back");
+      }
+    }
+    if (progress.in_model) {
+      for (int chunk = 0; chunk < course_.chunks; ++chunk) claim(model_[chunk * kApart] == sum, "the average is not that of the contributions");
+    }
+    if (!progress.in_model || course_.publishes_mean) {
+      claim(board.read(transport_.buffer(target), course_.chunks) == sum, "the sum is not that of the contributions");
+    }
+    claim(board.read(transport_.buffer(contribution), course_.chunks) == content, "the contribution is not what was published");
+  }
+
+  // As the engine does when a wait ends early: what the array held comes back, and the application goes on with it.
+  void take_back(const Execution& execution) {
+    if (!transport_.withdraw()) return;
+    const std::size_t bytes = execution.count * sizeof(float);
+    copy(model_.data(), execution.contribution, bytes, Stores::cached);
+    const auto content = static_cast<std::uint64_t>(execution.version * 16 + rank_ + 1);
+    for (int chunk = 0; chunk < course_.chunks; ++chunk) {
+      claim(model_[chunk * kApart] == content, "the application gets another array back");
+      model_[chunk * kApart] = kTakenBack;
+    }
   }
 
   std::uint64_t expected(Version version, const Group& members) const {
@@ -103,7 +152,7 @@ class Rank {
     for (const int member : members) {
       const bool null = course_.null_contributions && (version + member) % 2;
       const std::uint64_t content = null ? 0 : static_cast<std::uint64_t>(version * 16 + member + 1);
-      sum = (sum ^ content) * 0x100000001B3u + content % 1009;
+      sum = Board::added(sum, content);
     }
     return sum;
   }
@@ -111,6 +160,7 @@ class Rank {
   const Course& course_;
   const int rank_;
   NodeTransport transport_;
+  std::vector<std::uint64_t> model_;  // the application's array
   Version activated_ = -1;
 };
 
@@ -118,6 +168,7 @@ Scenario scenario(const char* name, Course course, int deviations = -1, int long
   const auto shared = std::make_shared<const Course>(std::move(course));
   const auto setup = [shared] {
     pretend_cores(shared->cores);
+    look_takes(shared->look_ns);
     const auto node = Node::in_process({shared->ranks, 3, kChunks * kChunkElements * sizeof(float)});
     new Board(node, true);
     for (int rank = 0; rank < shared->ranks; ++rank) {
@@ -135,17 +186,27 @@ std::vector<Scenario> transport_scenarios() {
   constexpr Version kWrap = (Version{1} << 32) - 3;
   return {
       scenario("2 ranks, 1 chunk, 2 versions", {2, 1, {both, both}}, 3, -1),
-      scenario("2 ranks, 2 chunks, 1 version", {2, 2, {both}}),
+      scenario("2 ranks, 2 chunks, 1 version", {2, 2, {both}}, 4, -1),
       scenario("2 ranks, another leader", {2, 1, {both, turned}}, 3, -1),
       scenario("2 ranks, alone in between", {2, 1, {both, alone, turned}}, 2, 5),
       scenario("2 ranks, null contributions", {.ranks = 2, .chunks = 1, .versions = {both, turned}, .null_contributions = true}, 2, 5),
       scenario("2 ranks, activated", {.ranks = 2, .chunks = 1, .versions = {both, both}, .activated = true}, 3, 4),
       scenario("2 ranks, activated, a core each", {.ranks = 2, .chunks = 1, .versions = {both, both}, .activated = true, .cores = 2}, 2, 4),
+      scenario("2 ranks, activated, in the time of grace", {.ranks = 2, .chunks = 1, .versions = {both, both}, .activated = true, .cores = 2, .look_ns = 1000}, 2, 4),
       scenario("2 ranks, 2 chunks, 3 versions, the tag wraps", {.ranks = 2, .chunks = 2, .versions = {both, turned, both, both}, .first = kWrap}, 2, 3),
       scenario("3 ranks, 1 chunk", {3, 1, {three}}, 2, 4),
       scenario("3 ranks, 2 chunks, groups change", {3, 2, {left, three, right}}, 1, 2),
       scenario("2 ranks, 3 chunks, 2 versions", {2, 3, {both, turned}}, 2, 3, true),
       scenario("3 ranks, 3 chunks, 2 versions, activated", {.ranks = 3, .chunks = 3, .versions = {three, three}, .activated = true}, 1, 2, true),
+      scenario("direct: 2 ranks, 1 chunk, 1 version", {.ranks = 2, .chunks = 1, .versions = {both}, .cores = 2, .models = true}),
+      scenario("direct: 2 ranks, 2 versions", {.ranks = 2, .chunks = 1, .versions = {both, turned}, .cores = 2, .models = true}, 3, -1),
+      scenario("direct: 2 ranks, 2 chunks, 1 version", {.ranks = 2, .chunks = 2, .versions = {both}, .cores = 2, .models = true}, 3, -1),
+      scenario("direct: more chunks than the window", {.ranks = 2, .chunks = 6, .versions = {both}, .cores = 2, .models = true}, 2, 3),
+      scenario("direct: one late, 2 chunks", {.ranks = 2, .chunks = 2, .versions = {both, turned, both}, .cores = 2, .models = true, .late = 1}, 2, 3),
+      scenario("direct: the array taken back", {.ranks = 2, .chunks = 2, .versions = {both, turned}, .cores = 2, .models = true, .withdraws = 1, .looks = 1}, 2, 4),
+      scenario("direct: taken back later, a sync",
+               {.ranks = 2, .chunks = 2, .versions = {both, turned}, .cores = 2, .models = true, .withdraws = 0, .looks = 2, .publishes_mean = true}, 2, 4),
+      scenario("direct: 3 ranks, one late", {.ranks = 3, .chunks = 2, .versions = {three, three}, .cores = 3, .models = true, .late = 2}, 1, 2),
   };
 }
 

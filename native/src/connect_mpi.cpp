@@ -144,7 +144,7 @@ void MpiTransport::sleep(Sleeper who, std::uint32_t since, Clock::time_point dea
   const auto now = Clock::now();
   const Clock::duration quiet = now.time_since_epoch() - Clock::duration(active_.load(std::memory_order_relaxed));
   if (quiet.count() < spin_.load(std::memory_order_relaxed)) {
-    pause();
+    pause(quiet);
     return;
   }
   const auto longest = std::max<Clock::duration>(kShortestNap, seconds(options_.longest_nap_s));
@@ -155,6 +155,6 @@ void MpiTransport::sleep(Sleeper who, std::uint32_t since, Clock::time_point dea
 
 Clock::duration MpiTransport::patience() const { return Clock::duration(spin_.load(std::memory_order_relaxed)); }
 
-void MpiTransport::pause() { std::this_thread::yield(); }  // peers on the same cores have to run
+void MpiTransport::pause(Clock::duration) { std::this_thread::yield(); }  // peers on the same cores have to run
 
 }  // namespace wagma

@@ -66,7 +66,7 @@ void Engine::drive(const Tick& tick, bool extend, Ready ready) {
     if (busy) {
       idle_since = now;
     } else if (now - idle_since < transport_->patience()) {
-      transport_->pause();
+      transport_->pause(now - idle_since);
     } else {
       const std::uint32_t since = transport_->announce(Sleeper::application);
       if (!guarded_serve() && !ended()) transport_->sleep(Sleeper::application, since, std::min(deadline, next_tick));

@@ -126,8 +126,8 @@ Outcome Engine::arrive_with(Version version, const void* own, std::byte* model, 
       drive(tick, false, ready);
     } catch (...) {
       // The caller's array may be half averaged, and must not be touched any more. What was published is whole, at last now.
-      transport_->withdraw();
-      copy(model, transport_->buffer(live), bytes, stores());
+      // Where nothing was begun (a failure came first), the array was not touched and nothing is published.
+      if (transport_->withdraw()) copy(model, transport_->buffer(live), bytes, stores());
       throw;
     }
     turn.reset();

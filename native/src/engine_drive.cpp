@@ -99,6 +99,7 @@ void Engine::begin(const Begun& begun) {
   execution.dtype = config_.dtype;
   execution.divisor = begun.result.divisor;
   execution.model = begun.model;
+  execution.publishes_mean = begun.model && config_.schedule.is_sync(begun.start.version);
   transport_->begin(execution);
 }
 
@@ -117,7 +118,7 @@ bool Engine::take_activations() {
 bool Engine::advance_execution() {
   if (!running_) return false;
   const Progress progress = transport_->progress();
-  if (!progress.summed && !progress.released) return false;
+  if (!progress.summed && !progress.released) return progress.moved;
   ExecutionRecord& record = running_->record;
   Result& result = running_->result;
   result.in_model = progress.in_model;

@@ -24,6 +24,7 @@ constexpr std::size_t kChunkBytes = 128 * 1024;
 constexpr auto kLook = std::chrono::milliseconds(200);
 // Where every rank has a core it pays to look again for about as long as a sleep and a wake take.
 constexpr auto kPatience = std::chrono::microseconds(100);
+constexpr auto kUnshared = std::chrono::microseconds(10);
 // For so long a rank that has activated others trusts that they come by themselves before it rings, where they have cores of their own:
 // a balanced run then needs no system call, and a late rank is activated so much later.
 constexpr auto kGrace = std::chrono::microseconds(30);
@@ -178,15 +179,17 @@ Progress NodeTransport::progress() {
     while (filled_ < chunks_) fill_chunk();
     ring_members();
   }
+  bool moved = false;
   while (const auto chunk = take_chunk()) {
+    moved = true;
     reduce_chunk(*chunk);
     auto& done = node_->desk(execution_.members.front()).chunks_done;
     // Release: whoever sees the last chunk counted sees the data of all (reduce ends with a store fence).
     if ((done.fetch_add(1) & kLower) + 1 == chunks_) ring_members();
   }
-  if (!complete()) return {};
+  if (!complete()) return {.moved = moved};
   running_ = false;
-  return {true, true};
+  return {.summed = true, .released = true};
 }
 
 std::vector<int> NodeTransport::missing() {
@@ -221,9 +224,9 @@ void NodeTransport::look_for_the_dead() {
   const auto now = Clock::now();
   if (now - looked_ < kLook || node_->all_closed()) return;
   looked_ = now;
-  if (!running_) return;
-  for (const int rank : execution_.members) {  // also one that has begun: it may have held a chunk
-    if (node_->is_gone(rank)) node_->fail(rank, "its process has ended without a word");
+  for (int rank = 0; rank < world_size(); ++rank) {
+    // Once more whether all have closed: then it has ended in order, since the first look.
+    if (node_->is_gone(rank) && !node_->all_closed()) node_->fail(rank, "its process has ended without a word");
   }
 }
 
@@ -241,12 +244,13 @@ bool NodeTransport::news() const {
   return node_->has_failed();
 }
 
-void NodeTransport::pause() {
+// A core of its own is what a rank has if the scheduler agrees: it may have put the thread that is waited for on this very core, where a
+// spin would keep it from running until patience ends. Ranks then take turns at being in each other's way for as long as a run lasts.
+void NodeTransport::pause(Clock::duration idle) {
 #if defined(__x86_64__)
-  _mm_pause();
-#else
-  ::sched_yield();
+  if (idle < kUnshared) return _mm_pause();
 #endif
+  ::sched_yield();
 }
 
 }  // namespace wagma

@@ -1,6 +1,7 @@
 // The direct way, for few members that all have arrived and have a core each: every member averages for itself, straight out of all
 // contributions into its caller's array. A contribution is copied out of that array chunk by chunk just before it is needed, so that the
-// second look at each of them finds it in a cache. Nothing goes through the targets, and nobody has a part that others wait for longest.
+// second look at each of them finds it in a cache. Nothing goes through the targets (but at a sync, whose mean each
+// publishes next), and nobody has a part that others wait for longest.
 //
 // Where one is late, or there are more, members share the work instead (transport_node.cpp), which reads each contribution once in all
 // and not once a member.
@@ -57,21 +58,25 @@ void NodeTransport::average_chunk() {
     const std::int64_t offset = node_->desk(member).contribution.load(std::memory_order_relaxed);
     sources_.push_back(node_->segment().data() + offset + begin * item);
   }
-  void* model = execution_.model + begin * item;
-  reduce(execution_.dtype, sources_.data(), static_cast<int>(sources_.size()), &model, &execution_.divisor, 1, count, Stores::cached);
+  targets_.clear();
+  if (execution_.model) targets_.push_back(execution_.model + begin * item);
+  if (!execution_.model || execution_.publishes_mean) targets_.push_back(execution_.target + begin * item);
+  divisors_.assign(targets_.size(), execution_.divisor);
+  reduce(execution_.dtype, sources_.data(), static_cast<int>(sources_.size()), targets_.data(), divisors_.data(),
+         static_cast<int>(targets_.size()), count, Stores::cached);
   ++averaged_;
 }
 
 Progress NodeTransport::progress_directly() {
-  for (bool moved = true; moved;) {
+  bool any = false;
+  for (bool moved = true; moved; any |= moved) {
     moved = false;
     if (filled_ < chunks_ && filled_ < averaged_ + kWindow) {
       fill_chunk();
       moved = true;
     }
     if (averaged_ < filled_ && all_filled(averaged_)) {
-      if (execution_.model) average_chunk();
-      else averaged_ = chunks_;  // withdrawn: nothing is left to read
+      average_chunk();
       moved = true;
     }
   }
@@ -87,16 +92,21 @@ Progress NodeTransport::progress_directly() {
     told_ = true;
     ring_members();
   }
-  if (!complete()) return {};
+  if (!complete()) return {.moved = any};
   running_ = false;
-  return {true, true, execution_.model != nullptr};
+  return {.summed = true, .released = true, .in_model = execution_.model != nullptr};
 }
 
-void NodeTransport::withdraw() {
-  if (!running_ || !execution_.model) return;
+// The rest is averaged into the target. What is averaged already is taken over from the model: once all have counted themselves through,
+// the contributions are no longer there to do it again.
+bool NodeTransport::withdraw() {
+  if (!running_ || !execution_.model) return false;
+  const std::size_t averaged = std::min(averaged_ * chunk_items_, execution_.count);
+  if (averaged > 0) copy(execution_.target, execution_.model, averaged * item_size(execution_.dtype), Stores::cached);
   while (filled_ < chunks_) fill_chunk();
   ring_members();
   execution_.model = nullptr;
+  return true;
 }
 
 }  // namespace wagma

@@ -34,7 +34,9 @@ class Processes {
     for (int i = 0; i < count; ++i) new (told_ + i) Told{};
   }
   ~Processes() {
-    for (const pid_t process : processes_) ::kill(process, SIGKILL);
+    for (const pid_t process : processes_) {
+      if (process != kReaped) ::kill(process, SIGKILL);
+    }
     wait();
     ::munmap(told_, sizeof(Told) * count_);
   }
@@ -62,14 +64,19 @@ class Processes {
   std::vector<int> wait() {
     std::vector<int> statuses;
     for (const pid_t process : processes_) {
-      int status = 0;
-      ::waitpid(process, &status, 0);
+      int status = SIGKILL;
+      if (process != kReaped) ::waitpid(process, &status, 0);
       statuses.push_back(status);
     }
     processes_.clear();
     return statuses;
   }
   void kill(int index) { ::kill(processes_[index], SIGKILL); }
+  // After kill: as long as its parent has not asked for it, the system keeps a process that has ended, and nobody sees that it is gone.
+  void reap(int index) {
+    ::waitpid(processes_[index], nullptr, 0);
+    processes_[index] = kReaped;
+  }
   Told& told(int index) { return told_[index]; }
 
   // One process a rank, each with its engine; the first error is thrown here.
@@ -97,6 +104,7 @@ class Processes {
   }
 
  private:
+  static constexpr pid_t kReaped = 0;  // never to be given to kill()
   const int count_;
   Told* told_ = nullptr;
   std::vector<pid_t> processes_;

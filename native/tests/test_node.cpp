@@ -244,10 +244,11 @@ void late_joiner_is_served() {
   }
 }
 
-// A rank that is killed tells nobody: the others' waits have limits, and the memory is gone with the last of them.
-void killed_rank_leaves_limited_waits() {
+// A rank that is killed tells nobody: the others see that its process is gone, or, if its parent does not ask for it, their waits have
+// limits. The memory is gone with the last of them. Returns what the others say.
+std::vector<std::string> said_after_kill(bool reap) {
   auto config = process_config(3, 20000);
-  config.timeout_s = 1.0;
+  config.timeout_s = reap ? 20.0 : 1.0;
   Processes processes(3);
   std::weak_ptr<Node> memory;
   {
@@ -272,14 +273,22 @@ void killed_rank_leaves_limited_waits() {
   const auto limit = in(20000);
   while (processes.told(1).numbers[0] < 20 && Clock::now() < limit) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   processes.kill(1);
+  if (reap) processes.reap(1);
   const auto statuses = processes.wait();
   WAGMA_CHECK(WIFSIGNALED(statuses[1]) && WTERMSIG(statuses[1]) == SIGKILL);
-  for (const int rank : {0, 2}) {
-    const std::string error = processes.told(rank).error;
-    WAGMA_CHECK(error.find("is not complete after 1 s") != std::string::npos);
-    WAGMA_CHECK(statuses[rank] == 0 && error.find("too late") == std::string::npos);
-  }
+  for (const int rank : {0, 2}) WAGMA_CHECK(statuses[rank] == 0);
   WAGMA_CHECK(memory.expired());
+  return {processes.told(0).error, processes.told(2).error};
+}
+
+void killed_rank_is_named() {
+  for (const std::string& error : said_after_kill(true)) WAGMA_CHECK(error == "rank 1 failed: its process has ended without a word");
+}
+
+void killed_rank_leaves_limited_waits() {
+  for (const std::string& error : said_after_kill(false)) {
+    WAGMA_CHECK(error.find("is not complete after 1 s") != std::string::npos && error.find("too late") == std::string::npos);
+  }
 }
 
 }  // namespace
@@ -290,6 +299,7 @@ int main() {
                     {"too_little_memory_is_one_line", too_little_memory_is_one_line},
                     {"processes_average", processes_average},
                     {"late_joiner_is_served", late_joiner_is_served},
+                    {"killed_rank_is_named", killed_rank_is_named},
                     {"killed_rank_leaves_limited_waits", killed_rank_leaves_limited_waits},
                     {"doorbell_rings", doorbell_rings},
                     {"mailbox_keeps_the_highest", mailbox_keeps_the_highest},

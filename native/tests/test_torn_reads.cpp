@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "pretended_cores.hpp"
 #include "processes.hpp"
 
 using namespace wagma;
@@ -21,6 +22,7 @@ struct Hunt {
   DType dtype = DType::float64;
   bool resident = false;
   bool processes = false;
+  bool averages = false;  // by Engine::average, as if each rank had a core: straight into the model, where all have arrived
 };
 
 struct Catch {
@@ -62,9 +64,12 @@ Catch hunt_with(const Hunt& hunt, int rank, Engine& engine, Version iterations, 
     auto* model = hunt.resident ? static_cast<std::byte*>(engine.live()) : memory.data();
     fill(model, hunt, static_cast<std::uint64_t>(t * 64 + rank));
     if (draw(11, rank, t) % 8 == 0) std::this_thread::sleep_for(std::chrono::microseconds(draw(12, rank, t) % 300));
-    const Outcome outcome = engine.arrive(t, hunt.resident ? nullptr : model);
+    if (hunt.averages) {
+      engine.average(t, model);
+    } else if (engine.arrive(t, hunt.resident ? nullptr : model).group_length > 0) {
+      engine.copy_result(hunt.resident ? nullptr : model);
+    }
     ++found.published;
-    if (outcome.group_length > 0) engine.copy_result(hunt.resident ? nullptr : model);
     found.torn += !uniform(hunt.resident ? static_cast<std::byte*>(engine.live()) : model, hunt);
   }
   engine.close();
@@ -76,6 +81,8 @@ Catch torn_models_of(const Hunt& hunt, Version iterations, Clock::time_point unt
   auto config = config_of(hunt.world_size, hunt.group_size, hunt.sync_period, hunt.count);
   config.dtype = hunt.dtype;
   config.resident = hunt.resident;
+  config.mean_when_fresh = hunt.averages;
+  pretended_cores = hunt.averages ? hunt.world_size : 0;
   config.record = config.digests = false;
   Catch total;
   if (hunt.processes) {
@@ -113,6 +120,10 @@ const std::vector<Hunt>& hunts() {
       {.world_size = 4, .group_size = 2, .sync_period = 0, .count = 5000, .processes = true},
       {.world_size = 3, .group_size = 2, .sync_period = 7, .count = 3001, .dtype = DType::float32, .resident = true, .processes = true},
       {.world_size = 4, .group_size = 4, .sync_period = 0, .count = 9999, .dtype = DType::bfloat16, .processes = true},
+      {.world_size = 2, .group_size = 2, .sync_period = 4, .count = 40000, .dtype = DType::float64, .processes = true, .averages = true},
+      {.world_size = 2, .group_size = 2, .sync_period = 0, .count = 150000, .dtype = DType::float32, .averages = true},
+      {.world_size = 3, .group_size = 2, .sync_period = 3, .count = 70000, .dtype = DType::bfloat16, .averages = true},
+      {.world_size = 4, .group_size = 4, .sync_period = 2, .count = 3000, .dtype = DType::float16, .averages = true},
       {.world_size = 4, .group_size = 2, .sync_period = 5, .count = 5000, .dtype = DType::float32, .resident = true},
       {.world_size = 3, .group_size = 3, .sync_period = 0, .count = 7777, .dtype = DType::float16},
       {.world_size = 4, .group_size = 2, .sync_period = 0, .count = 70000, .dtype = DType::bfloat16, .resident = true},

@@ -51,7 +51,7 @@ def replaced(rank: int, name: str, value):
 
 @contextmanager
 def small_files():
-    """As if `ulimit -f` were 1 MB, on rank 0, which makes the memory. (Python ignores SIGXFSZ, and nothing here may change that.)"""
+    """As if `ulimit -f` were 1 MB, on rank 0, which makes the memory. Python ignores SIGXFSZ, else that would end the process."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     assert signal.getsignal(signal.SIGXFSZ) is signal.SIG_IGN
     if RANK == 0:

@@ -1,4 +1,4 @@
-"""MPI without THREAD_MULTIPLE, on the ranks that the arguments name: LEVEL RANK..."""
+"""MPI without THREAD_MULTIPLE, on the ranks that the arguments name: LEVEL RANK... Shared memory does without."""
 
 from __future__ import annotations
 
@@ -20,3 +20,7 @@ try:
     GroupAllreduce(COMM, np.zeros(10, np.float32), transport="mpi", timeout_s=20.0)
 except WagmaError as error:
     say(f"refused: {error}")
+with GroupAllreduce(COMM, np.zeros(10, np.float32), transport="shm", timeout_s=20.0) as collective:
+    for _ in range(10):
+        collective.average()
+    say(f"works: {collective.transport}")

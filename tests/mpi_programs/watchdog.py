@@ -9,14 +9,20 @@ import threading
 import time
 
 import numpy as np
-from ranks import COMM, RANK, say
+from ranks import COMM, RANK
 
 from wagma import GroupAllreduce
 
 LATE = 1
 WATCHDOG_S = 0.4
 AWAY_S = 2.8  # progress threads look once a second
+ASKED_S = 1.4  # between two reports of the watchdog
 PIDS = COMM.allgather(os.getpid())
+
+
+def say(text: str) -> None:
+    """Where reports go, too: what one process writes to two streams may come in another order."""
+    os.write(2, f"rank {RANK}: {text}\n".encode())
 
 
 def absent() -> None:
@@ -31,7 +37,7 @@ def absent() -> None:
     if RANK == LATE:
         stay_away()
     elif RANK == 0:
-        threading.Timer(AWAY_S - 1.4, lambda: (say("asks"), os.kill(PIDS[LATE], signal.SIGUSR1))).start()
+        threading.Timer(ASKED_S, os.kill, (PIDS[LATE], signal.SIGUSR1)).start()
     threads = [threading.Thread(target=engine.average) for engine in engines[1:]]
     for thread in threads:
         thread.start()
@@ -54,10 +60,10 @@ def stay_away() -> None:
 def stopped(transport: str) -> None:
     """Rank 1 is stopped somewhere in one of many long averages, and goes on later."""
     with GroupAllreduce(COMM, np.zeros(4_000_000), 2, 1, transport=transport, watchdog_s=WATCHDOG_S, timeout_s=40.0) as engine:
-        for t in range(12):
+        for t in range(8):
             if t == 3 and RANK == 0:
                 os.kill(PIDS[LATE], signal.SIGSTOP)
-                threading.Timer(1.5, lambda: (say("lets it go on"), os.kill(PIDS[LATE], signal.SIGCONT))).start()
+                threading.Timer(0.9, lambda: (say("lets it go on"), os.kill(PIDS[LATE], signal.SIGCONT))).start()
             engine.average()
     say(f"{transport} done")
 

@@ -21,7 +21,7 @@ from wagma.core.protocol import NONE
 from wagma.core.schedule import EVERYBODY, Schedule
 from wagma.errors import InputError
 from wagma.real.kernel import Engine, Records, is_orderly, require
-from wagma.real.limited import agree, check_watchdog
+from wagma.real.limited import agree
 from wagma.real.node import Transport
 from wagma.scenario import resolve_group_size, resolve_sync_period
 
@@ -80,13 +80,11 @@ class GroupAllreduce:
         def settings() -> Schedule:
             size = resolve_group_size(group_size, comm.size, "group_size")
             period = resolve_sync_period(sync_period)
-            if not isinstance(seed, int) or not 0 <= seed < 1 << 63:
-                raise InputError(f"seed = {seed!r}: must be a whole number from 0 to 2^63 - 1")
+            _check_seed(seed)
             return Schedule(comm.size, size, period, initiators=_initiators(initiators, comm.size), seed=seed)
 
         def describe() -> str:
-            require(comm, transport)
-            check_watchdog(watchdog_s)
+            require(comm, transport, watchdog_s)
             schedule = settings()
             _check_buffer(buffer, dtype)
             return (
@@ -171,6 +169,11 @@ def _initiators(initiators: object, world_size: int) -> int:
     if not isinstance(chosen, int) or isinstance(chosen, bool) or not 1 <= chosen <= world_size:
         raise InputError(f"initiators = {initiators!r}: must be 'solo', 'majority' or 1 to {world_size}")
     return chosen
+
+
+def _check_seed(seed: object) -> None:
+    if not isinstance(seed, int) or not 0 <= seed < 1 << 63:
+        raise InputError(f"seed = {seed!r}: must be a whole number from 0 to 2^63 - 1")
 
 
 def _check_buffer(buffer: Any, dtype: str | None) -> None:

@@ -25,7 +25,7 @@ from wagma.core.protocol import NONE
 from wagma.core.schedule import Schedule
 from wagma.errors import MissingDependencyError, PeerFailed, WagmaError
 from wagma.real import library
-from wagma.real.limited import agree, is_local
+from wagma.real.limited import agree, check_watchdog, is_local
 from wagma.real.node import Transport, check_transport, share_memory
 
 if TYPE_CHECKING:
@@ -86,9 +86,10 @@ def mpi_native() -> Any:
     return module
 
 
-def require(comm: Any, transport: Transport = "auto") -> None:
-    """Raise MissingDependencyError if there is no kernel for this communicator; InputError for an unknown transport."""
+def require(comm: Any, transport: Transport = "auto", watchdog_s: float = 0.0) -> None:
+    """Raise MissingDependencyError if there is no kernel for this communicator; InputError for options that no engine has."""
     check_transport(transport)
+    check_watchdog(watchdog_s)
     native()
     if transport == "mpi" and not is_local(comm):
         mpi_native()

@@ -23,7 +23,7 @@ from wagma.errors import InputError
 from wagma.real.algorithms import require_models, require_real
 from wagma.real.driver import RankDriver
 from wagma.real.kernel import Engine, is_orderly, require, world
-from wagma.real.limited import agree, broadcast, check_watchdog
+from wagma.real.limited import agree, broadcast
 from wagma.real.node import Transport
 from wagma.real.recorder import Notes, Recorder
 from wagma.real.resident import ResidentModel, check_resident, resident_model
@@ -149,13 +149,12 @@ def distribute(
 ) -> DistributedOptimizer:
     """Wrap `optimizer` so that its steps train `model` together with the other ranks of `comm` (default: COMM_WORLD).
 
-    All ranks must call it, with models of the same shape; they start from rank 0's parameters and buffers. Trained parameters
-    travel as one flat buffer of the model's dtype (float32 or float64) and stay where they are. group_size is "sqrt" or 1..P,
-    sync_period "never" or 1 and more; `timeout_s` limits every wait; after `watchdog_s` without anything that
-    moves each rank says what stands (0: never; SIGUSR1: at any time). `record` keeps what a trace needs, digests included. `resident`:
-    the parameters' data moves into the library's buffers, and to another of them in each step, so that publishing and averaging copy
-    nothing (`wagma.real.resident` says what does not go with that). transport: "shm", "mpi", or "auto", shared memory if all ranks are on
-    one machine.
+    All ranks must call it, with models of the same shape; they start from rank 0's parameters and buffers. Trained parameters travel as
+    one flat buffer of the model's dtype (float32 or float64) and stay where they are. group_size is "sqrt" or 1..P, sync_period "never"
+    or 1 and more; `timeout_s` limits every wait; after `watchdog_s` without anything that moves each rank says what stands (0: never;
+    SIGUSR1: at any time). `record` keeps what a trace needs, digests included. `resident`: the parameters' data moves into the library's
+    buffers, and to another of them in each step, so that publishing and averaging copy nothing (`wagma.real.resident` says what does not
+    go with that). transport: "shm", "mpi", or "auto", shared memory if all ranks are on one machine.
 
     Raises InputError for bad settings or models that differ, on every rank and naming the one at fault; MissingDependencyError
     without mpi4py, MPI or the native kernel; CollectiveTimeout if a rank does not come.
@@ -163,21 +162,8 @@ def distribute(
     comm = world() if comm is None else comm
 
     def prepare() -> tuple[Specification, Schedule, FlatView, FlatView]:
-        if isinstance(optimizer, DistributedOptimizer):
-            raise InputError("optimizer: it is distributed already; wrap each optimizer once")
-        given: tuple[object, object] = optimizer, model
-        if not isinstance(given[0], torch.optim.Optimizer) or not isinstance(given[1], torch.nn.Module):
-            names = " and ".join(type(one).__name__ for one in given)
-            raise InputError(f"distribute was given {names}: must be a torch.optim.Optimizer and a torch.nn.Module")
-        updated = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if not updated <= {id(p) for p in model.parameters()}:
-            raise InputError("optimizer: it updates parameters that are not the model's; give both of the same model")
-        if signature(optimizer.step).parameters["closure"].default is Parameter.empty:
-            raise InputError(
-                f"optimizer: {type(optimizer).__name__} evaluates a closure several times in a step: not supported"
-            )
-        require(comm, transport)
-        check_watchdog(watchdog_s)
+        _check_pair(optimizer, model)
+        require(comm, transport, watchdog_s)
         spec = require_real(specification(algorithm))
         size, period = resolve_group_size(group_size, comm.size, "group_size"), resolve_sync_period(sync_period)
         views = flat_views(model)
@@ -188,8 +174,7 @@ def distribute(
 
     def describe() -> str:
         spec, schedule, flat, _ = prepare()
-        shapes = zlib.crc32(repr([(name, tuple(p.shape)) for name, p in model.state_dict().items()]).encode())
-        layout = f"{flat.size} parameters of {flat.dtype} (layout {shapes:08x})"
+        layout = f"{flat.size} parameters of {flat.dtype} (layout {_layout(model):08x})"
         return f"{layout}, {spec.name}, {schedule}, merge_once = {merge_once}, resident = {resident}, transport = {transport}"
 
     agree(comm, describe, timeout_s)
@@ -207,6 +192,26 @@ def distribute(
     flats = {Value.MODEL: model_flat, Value.GRADIENT: gradient_flat}
     driver = RankDriver(spec, comm.rank, schedule, engine, flats, optimizer.step, recorder, placed)
     return DistributedOptimizer(optimizer, model, driver, engine, recorder, placed)
+
+
+def _check_pair(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:
+    """Raise InputError unless the optimizer is one that can be distributed, and trains the model."""
+    if isinstance(optimizer, DistributedOptimizer):
+        raise InputError("optimizer: it is distributed already; wrap each optimizer once")
+    given: tuple[object, object] = optimizer, model
+    if not isinstance(given[0], torch.optim.Optimizer) or not isinstance(given[1], torch.nn.Module):
+        names = " and ".join(type(one).__name__ for one in given)
+        raise InputError(f"distribute was given {names}: must be a torch.optim.Optimizer and a torch.nn.Module")
+    updated = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not updated <= {id(p) for p in model.parameters()}:
+        raise InputError("optimizer: it updates parameters that are not the model's; give both of the same model")
+    if signature(optimizer.step).parameters["closure"].default is Parameter.empty:
+        raise InputError(f"optimizer: {type(optimizer).__name__} evaluates a closure several times in a step: not supported")
+
+
+def _layout(model: torch.nn.Module) -> int:
+    """A number that differs where names or shapes do."""
+    return zlib.crc32(repr([(name, tuple(value.shape)) for name, value in model.state_dict().items()]).encode())
 
 
 def _start_alike(comm: Any, model: torch.nn.Module, timeout_s: float) -> None:

@@ -40,6 +40,8 @@ struct Execution {
   // The caller's array, where the transport takes it: the contribution has yet to be filled from it, and sum / divisor may be written into
   // it instead of into the target. It is left alone after `released`, and after withdraw().
   std::byte* model = nullptr;
+  // With `model`: the rank publishes the mean next (a sync), for whichever version comes, so it has to be in the target, too.
+  bool publishes_mean = false;
 };
 
 // Failure of another rank of the run.
@@ -69,6 +71,7 @@ struct Failure {
 struct Progress {
   bool summed = false;
   bool released = false;
+  bool moved = false;     // something was done, if not all: looking again soon is worth it
   bool in_model = false;  // with `summed`: sum / divisor is in the model and not in the target
 };
 
@@ -102,8 +105,9 @@ class Transport {
   virtual Progress progress() = 0;
   // Whether executions of so many members may come with a `model`.
   virtual bool takes_models(std::size_t) const { return false; }
-  // The caller wants its model back, whatever is in it: the contribution is filled, and from here on the model is left alone.
-  virtual void withdraw() {}
+  // The caller wants its model back: the contribution is filled from it, and from here on it is left alone. Returns false if there was none
+  // in use; else a part of it may be averaged already, and what it held stands in the contribution.
+  virtual bool withdraw() { return false; }
   // Members of the execution under way whose part this rank still lacks; for messages.
   virtual std::vector<int> missing() = 0;
   virtual std::string standing() { return ""; }  // how far it is, for reports; "" if there is nothing to say
@@ -134,7 +138,7 @@ class Transport {
   virtual bool news() const = 0;
   // For how long it pays to look again and again before sleeping, and one pause between two looks.
   virtual Clock::duration patience() const = 0;
-  virtual void pause() = 0;
+  virtual void pause(Clock::duration idle) = 0;  // after so long without anything to do
 };
 
 }  // namespace wagma

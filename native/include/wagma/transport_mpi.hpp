@@ -73,7 +73,7 @@ class MpiTransport final : public Transport {
   void wake() override { bell_.ring_all(); }
   bool news() const override { return false; }  // announce() wakes whoever has to look from now on
   Clock::duration patience() const override;
-  void pause() override;
+  void pause(Clock::duration idle) override;
 
   // What the exchange holds for data beyond the buffers.
   std::size_t scratch_bytes() const { return exchange_->scratch_bytes(); }

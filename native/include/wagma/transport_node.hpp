@@ -34,7 +34,7 @@ class NodeTransport final : public Transport {
   void begin(const Execution& execution) override;
   Progress progress() override;
   bool takes_models(std::size_t members) const override;
-  void withdraw() override;
+  bool withdraw() override;
   std::vector<int> missing() override;
   std::string standing() override;
   void announce_close(Version last_arrived) override { node_->close(last_arrived); }
@@ -52,7 +52,7 @@ class NodeTransport final : public Transport {
   void awake() override { own().bell.awake(); }
   void wake() override { own().bell.ring_all(); }
   Clock::duration patience() const override { return patience_; }
-  void pause() override;
+  void pause(Clock::duration idle) override;
 
  private:
   struct Unrung {  // posted, and not yet rung for
@@ -91,7 +91,8 @@ class NodeTransport final : public Transport {
   Execution execution_;
   bool running_ = false;
   bool met_ = false;  // all members have begun
-  bool fits_ = false;  // every rank has a core of its own
+  // Every rank has a core of its own. Atomic, as the application asks takes_models() while the progress thread may begin an execution.
+  Atomic<bool> fits_{false};
   bool present_ = false, direct_ = false;
   bool counted_ = false, told_ = true;      // that this member is through; of what it has filled
   std::size_t filled_ = 0, averaged_ = 0;  // chunks

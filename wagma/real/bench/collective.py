@@ -28,7 +28,7 @@ COPIED = 25_559_081
 #: ... but all cores together no more of the memory that is free.
 MOST_MEMORY = 0.25
 COPY_ROUNDS = 3
-SHOWN_FROM = 1 << 24  # bytes of a model whose copies can be told from what else a process allocates
+SHOWN_FROM = 1 << 25  # bytes of a model: what the caller frees of a shorter one malloc may keep, which would count as a copy
 
 Found = list[dict[str, Any]]
 

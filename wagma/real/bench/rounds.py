@@ -34,7 +34,10 @@ MARGIN_S = 1e-3  # from the last rank's coming to the common start, besides what
 SPIN_S = 300e-6  # what a timer may be late by
 WARM_UP = 3  # calls of a block that do not count
 LEAST = 5  # calls of a block that do, however long they take
+SLOWEST = 2  # the same where they take very long
+PATIENCE = 2  # that is, more than so many limits beyond the limit
 BLOCK_S = 1.0
+HOPELESS_S = 1.0
 
 Call = Callable[[], object]
 Times = npt.NDArray[np.int64]
@@ -85,21 +88,30 @@ class Rounds:
     def run(self, call: Call, most: int, delay_s: float = 0.0, limit_s: float = BLOCK_S) -> tuple[Times, Times] | None:
         """Begin and end of each call of each rank, as arrays (rank, iteration), on rank 0; None elsewhere.
 
-        As many iterations as take `limit_s` seconds with all that is around them, but at least LEAST and at most `most`. `delay_s`: this
-        rank sleeps so long in every iteration before it calls.
+        As many iterations as take `limit_s` seconds with all that is around them, but at least LEAST and at most `most`; where single
+        calls take so long that even these would last many times the limit (libraries that spin, on ranks that share cores), fewer: SLOWEST.
+        `delay_s`: this rank sleeps so long in every iteration before it calls.
         """
-        begins, ends = [], []
+        begins: list[int] = []
+        ends: list[int] = []
         limit = time.monotonic() + limit_s
-        for iteration in range(-WARM_UP, most):
-            start, enough = self.line_up(iteration >= LEAST and time.monotonic() > limit)
-            if enough:
+        warm = 0
+        while len(begins) < most:
+            now = time.monotonic()
+            least = LEAST if now < limit + PATIENCE * limit_s else SLOWEST
+            start, enough = self.line_up(now > limit and (warm < WARM_UP or len(begins) >= least))
+            if enough and warm == WARM_UP:
                 break
+            if enough:  # it has warmed up for long enough
+                warm = WARM_UP
             if delay_s > 0:
                 time.sleep(max(0.0, delay_s - (time.monotonic_ns() - start) * 1e-9))
             begin = time.monotonic_ns()
             call()
             end = time.monotonic_ns()
-            if iteration >= 0:
+            if warm < WARM_UP:
+                warm += 1
+            else:
                 begins.append(begin)
                 ends.append(end)
         self.line_up()
@@ -172,15 +184,23 @@ def library() -> str:
 
 
 def measure_allreduce(comm: Any, specification: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All blocks of MPI_Allreduce that the specification asks for."""
+    """All blocks of MPI_Allreduce that the specification asks for; none after one whose calls took longer than HOPELESS_S.
+
+    A library that spins on ranks that share cores may take seconds for what takes milliseconds in another of its variants.
+    """
     rounds = Rounds(comm)
     group = comm.Split(specification["colours"][comm.rank], comm.rank)
     found: list[dict[str, Any] | None] = []
+    hopeless = False
     for count, iterations in specification["counts"]:
         for mode in [mode for _ in range(specification["blocks"]) for mode in ("tensor", "resident")]:
+            if hopeless:
+                break
             for late_s in lateness(specification):
                 call = Allreduce(group, count, specification["dtype"], mode)
-                found.append(block(rounds, call, iterations, late_s, kernel="mpi", mode=mode, count=count))
+                done = block(rounds, call, iterations, late_s, kernel="mpi", mode=mode, count=count)
+                found.append(done)
+                hopeless = comm.bcast(done is not None and float(np.median(done["seconds"])) > HOPELESS_S)
     group.Free()
     return [one for one in found if one is not None]
 

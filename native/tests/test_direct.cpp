@@ -1,0 +1,287 @@
+// The direct way (src/transport_node_direct.cpp): members that have all arrived average straight into their callers' arrays. Bits,
+// and what a caller finds in its array when its wait ends early.
+#include <algorithm>
+#include <barrier>
+#include <cstring>
+
+#include "pretended_cores.hpp"
+#include "ranks.hpp"
+#include "wagma/node.hpp"
+#include "wagma/reduce.hpp"
+#include "wagma/transport_node.hpp"
+
+using namespace wagma;
+using namespace wagma::testing;
+
+namespace {
+
+using Bytes = std::vector<std::byte>;
+
+struct Case {
+  int world_size;
+  std::size_t count;
+  DType dtype = DType::float32;
+  Version sync_period = 0;
+  std::size_t shift = 0;  // elements by which the caller's array is out of line
+};
+
+EngineConfig direct_config(const Case& now) {
+  auto config = config_of(now.world_size, now.world_size, now.sync_period, now.count);
+  config.dtype = now.dtype;
+  config.mean_when_fresh = true;
+  config.record = config.digests = false;
+  return config;
+}
+
+// Numbers from 1 to 2 whose sums round in every type.
+void fill(std::byte* at, const Case& now, int rank, Version version) {
+  for (std::size_t i = 0; i < now.count; ++i) {
+    const std::uint64_t bits = draw(51, static_cast<std::uint64_t>(version * 8 + rank), i);
+    if (now.dtype == DType::float64) {
+      const std::uint64_t number = 0x3FF0000000000000u | bits >> 12;
+      std::memcpy(at + i * 8, &number, 8);
+    } else if (now.dtype == DType::float32) {
+      const std::uint32_t number = 0x3F800000u | static_cast<std::uint32_t>(bits >> 41);
+      std::memcpy(at + i * 4, &number, 4);
+    } else {
+      const auto number = static_cast<std::uint16_t>(now.dtype == DType::float16 ? 0x3C00 | bits >> 54 : 0x3F80 | bits >> 57);
+      std::memcpy(at + i * 2, &number, 2);
+    }
+  }
+}
+
+Bytes mean_of(const Case& now, const Group& members, Version version) {
+  const std::size_t bytes = now.count * item_size(now.dtype);
+  std::vector<Bytes> contributions;
+  std::vector<const void*> sources;
+  for (const int member : members) {
+    contributions.emplace_back(bytes);
+    fill(contributions.back().data(), now, member, version);
+  }
+  for (const Bytes& contribution : contributions) sources.push_back(contribution.data());
+  Bytes mean(bytes);
+  void* target = mean.data();
+  const int n = static_cast<int>(members.size());
+  if (n == 1) return contributions.front();
+  reduce(now.dtype, sources.data(), n, &target, &n, 1, now.count, Stores::cached);
+  return mean;
+}
+
+// Ranks that fail leave it, and so the others do not wait for them.
+struct Meeting {
+  std::barrier<>& barrier;
+  ~Meeting() { barrier.arrive_and_drop(); }
+  void operator()() const { barrier.arrive_and_wait(); }
+};
+
+void check_no_errors(const std::vector<std::string>& errors) {
+  for (const auto& error : errors) {
+    if (!error.empty()) throw std::logic_error(error);
+  }
+}
+
+// The transports alone, where it is the test that says who has arrived: rank `late` has not, at odd versions.
+void execute_versions(const Case& now, int late, NodeTransport& transport) {
+  const int rank = transport.rank();
+  const std::size_t item = item_size(now.dtype), bytes = now.count * item;
+  Bytes memory(bytes + (now.shift + 1) * item, std::byte{0x5A}), published(bytes);
+  std::byte* model = memory.data() + now.shift * item;
+  for (Version t = 0; t < 6; ++t) {
+    const bool present = rank != late || t % 2 == 0;
+    std::byte* contribution = transport.buffer(static_cast<int>(t % 2));
+    fill(published.data(), now, rank, t);
+    std::memcpy(present ? model : contribution, published.data(), bytes);
+    Execution execution;
+    execution.version = t;
+    for (int i = 0; i < now.world_size; ++i) execution.members.push_back((i + static_cast<int>(t)) % now.world_size);
+    execution.contribution = contribution;
+    execution.target = transport.buffer(2);
+    execution.count = now.count;
+    execution.dtype = now.dtype;
+    execution.divisor = now.world_size;
+    execution.model = present ? model : nullptr;
+    execution.publishes_mean = present && t >= 4;
+    transport.begin(execution);
+    Progress progress;
+    const auto limit = Clock::now() + std::chrono::seconds(30);
+    while (!(progress = transport.progress()).released) {
+      const auto since = transport.announce(Sleeper::application);
+      if ((progress = transport.progress()).released) break;
+      transport.sleep(Sleeper::application, since, limit);
+      transport.awake();
+      WAGMA_CHECK(Clock::now() < limit);
+    }
+    const Bytes mean = mean_of(now, execution.members, t);
+    WAGMA_CHECK(progress.in_model == (late < 0 || t % 2 == 0));
+    if (progress.in_model) WAGMA_CHECK(std::memcmp(model, mean.data(), bytes) == 0);
+    if (!progress.in_model || execution.publishes_mean) WAGMA_CHECK(std::memcmp(execution.target, mean.data(), bytes) == 0);
+    WAGMA_CHECK(std::memcmp(contribution, published.data(), bytes) == 0);
+    WAGMA_CHECK(memory.back() == std::byte{0x5A} && (now.shift == 0 || memory.front() == std::byte{0x5A}));
+  }
+}
+
+void check_transports(const Case& now, int late) {
+  pretended_cores = 0;
+  const auto node = Node::in_process({now.world_size, 3, now.count * accumulator_size(now.dtype)});
+  std::vector<std::string> errors(now.world_size);
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < now.world_size; ++rank) {
+    threads.emplace_back([&, rank] {
+      try {
+        NodeTransport transport(node, rank);
+        execute_versions(now, late, transport);
+      } catch (const std::exception& error) {
+        errors[rank] = error.what();
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  check_no_errors(errors);
+}
+
+void the_bits_of_the_mean() {
+  for (const DType dtype : {DType::float32, DType::float64, DType::float16, DType::bfloat16}) {
+    const std::size_t chunk = 128 * 1024 / item_size(dtype);
+    check_transports({2, 1000, dtype}, -1);
+    check_transports({2, 6 * chunk + 17, dtype, 0, 1}, -1);
+    check_transports({2, 5 * chunk, dtype, 0, 1}, 1);
+    check_transports({3, 5 * chunk + 5, dtype, 0, 3}, -1);
+    check_transports({3, 2 * chunk, dtype}, 0);
+    check_transports({4, chunk + 1, dtype}, -1);
+  }
+}
+
+// Whole engines, where all are fresh at each sync.
+void check_syncs(const Case& now) {
+  pretended_cores = now.world_size;
+  const auto config = direct_config(now);
+  const auto errors = run_ranks(config, [](int) { return 0.0; }, [&](int rank, Engine& engine) {
+    Bytes model(now.count * item_size(now.dtype));
+    for (Version t = 0; t < 6; ++t) {
+      fill(model.data(), now, rank, t);
+      const Outcome outcome = engine.average(t, model.data());
+      if (config.schedule.is_sync(t)) WAGMA_CHECK(outcome.fresh && model == mean_of(now, config.schedule.group(rank, t), t));
+    }
+    engine.close();
+  });
+  check_no_errors(errors);
+}
+
+void syncs() {
+  for (const DType dtype : {DType::float32, DType::float64, DType::float16, DType::bfloat16}) {
+    check_syncs({1, 100, dtype, 1});
+    check_syncs({2, 100000, dtype, 1});
+    check_syncs({3, 100000, dtype, 2});
+    check_syncs({4, 70000, dtype, 1});
+    check_syncs({5, 70000, dtype, 1});  // too many members
+  }
+}
+
+// A member that misses the version after a sync brings the sync's mean.
+void a_syncs_mean_is_published() {
+  pretended_cores = 2;
+  const Case now{2, 100000, DType::float32, 2};
+  auto config = direct_config(now);
+  std::barrier<> barrier(2);
+  const auto errors = run_ranks(config, [](int) { return 0.0; }, [&](int rank, Engine& engine) {
+    const Meeting meet{barrier};
+    std::vector<float> model(now.count);
+    for (Version t = 0; t < 10; ++t) {
+      std::fill(model.begin(), model.end(), static_cast<float>(t * 10 + 4 * rank));
+      meet();
+      const bool sync = config.schedule.is_sync(t);
+      const float synced = t == 0 ? 0.0f : static_cast<float>((t - 1) * 10 + 2);
+      if (!sync && rank == 1) meet();  // the other one has returned
+      const Outcome outcome = engine.average(t, model.data());
+      float expected = static_cast<float>(t * 10 + 2);
+      if (!sync) expected = rank == 0 ? (static_cast<float>(t * 10) + synced) / 2 : (static_cast<float>(t * 20 + 4) + synced) / 3;
+      WAGMA_CHECK(outcome.fresh == (sync || rank == 0));
+      WAGMA_CHECK(std::all_of(model.begin(), model.end(), [&](float x) { return x == expected; }));
+      if (!sync && rank == 0) meet();
+      meet();
+    }
+    engine.close();
+  });
+  check_no_errors(errors);
+}
+
+struct Interrupted {};
+
+// Rank 0's wait is interrupted by its tick, about when its peers arrive: it has its array back, whole, and nobody writes into it after that.
+// The others' mean has what rank 0 arrived with in it.
+void an_interrupted_caller_has_its_array_back(const Case& now, int delay_us) {
+  pretended_cores = now.world_size;
+  const auto config = direct_config(now);
+  const std::size_t bytes = now.count * item_size(now.dtype);
+  std::barrier<> barrier(now.world_size);
+  const auto errors = run_ranks(config, [](int) { return 0.0; }, [&](int rank, Engine& engine) {
+    const Meeting meet{barrier};
+    Bytes model(bytes), before(bytes);
+    for (Version t = 0; t < 2; ++t) {
+      fill(model.data(), now, rank, t);
+      before = model;
+      meet();
+      if (t == 1 && rank > 0) std::this_thread::sleep_for(std::chrono::microseconds(delay_us + 100 * rank));
+      try {
+        const bool interrupts = t == 1 && rank == 0;
+        engine.average(t, model.data(), interrupts ? Engine::Tick([] { throw Interrupted{}; }) : Engine::Tick{});
+        const bool fresh_sync = config.schedule.is_sync(t);
+        if (fresh_sync) WAGMA_CHECK(model == mean_of(now, config.schedule.group(rank, t), t));
+      } catch (const Interrupted&) {
+        WAGMA_CHECK(model == before);
+        std::fill(model.begin(), model.end(), std::byte{0x77});
+        meet();  // all others have their mean
+        WAGMA_CHECK(std::all_of(model.begin(), model.end(), [](std::byte x) { return x == std::byte{0x77}; }));
+        return;
+      }
+    }
+    meet();
+  });
+  for (const auto& error : errors) WAGMA_CHECK(error.empty() || error.find("dropped without being closed") != std::string::npos);
+}
+
+void interrupted_callers() {
+  for (int i = 0; i < 8; ++i) {
+    an_interrupted_caller_has_its_array_back({2 + i % 2, 1500000, i % 4 < 2 ? DType::float32 : DType::bfloat16, 1}, 44000 + 1500 * i);
+  }
+}
+
+// A peer fails at about the time of the arrival: nothing may be begun yet, and then nothing is to be restored.
+void a_failure_leaves_the_array() {
+  pretended_cores = 2;
+  const Case now{2, 200000};
+  const auto config = direct_config(now);
+  for (int i = 0; i < 60; ++i) {
+    const auto errors = run_ranks(config, [](int) { return 0.0; }, [&](int rank, Engine& engine) {
+      Bytes model(now.count * sizeof(float));
+      for (Version t = 0; t < 3; ++t) {
+        fill(model.data(), now, rank, t);
+        const Bytes before = model;
+        if (rank == 1 && t == 1 + i % 2) {
+          std::this_thread::sleep_for(std::chrono::microseconds(draw(52, 0, i) % 300));
+          engine.abort("enough");
+          return;
+        }
+        try {
+          engine.average(t, model.data());
+        } catch (const PeerFailed&) {
+          WAGMA_CHECK(model == before);
+          throw;
+        }
+      }
+      engine.close();
+    });
+    WAGMA_CHECK(errors[1].empty());
+    WAGMA_CHECK(errors[0].empty() || errors[0] == "rank 1 failed: enough");
+  }
+}
+
+}  // namespace
+
+int main() {
+  return run_tests({{"the_bits_of_the_mean", the_bits_of_the_mean},
+                    {"syncs", syncs},
+                    {"a_syncs_mean_is_published", a_syncs_mean_is_published},
+                    {"interrupted_callers", interrupted_callers},
+                    {"a_failure_leaves_the_array", a_failure_leaves_the_array}});
+}
