@@ -54,13 +54,15 @@ def test_a_rank_that_stays_away_is_named_by_all_and_by_itself() -> None:
 
 @pytest.mark.mpi
 @pytest.mark.slow
-def test_a_stopped_rank_is_named() -> None:
-    job = mpiexec(2, "watchdog.py", "stopped", "mpi", timeout=60)
+@pytest.mark.parametrize("transport", ["mpi", "shm"])
+def test_a_stopped_rank_is_named(transport: str) -> None:
+    job = mpiexec(2, "watchdog.py", "stopped", transport, timeout=60)
     assert job.returncode == 0, job.output
     said = job.output.split("rank 0: lets it go on\n")[0]
     begun = r"which rank 1 has not begun|\d of \d+ blocks are done.*(data of rank 1 has not come|on their way to rank 1)"
-    assert re.search(rf"wagma: rank 0 of 2 \(MPI\): .* executes version \d of ranks 0, 1, ({begun})", said), job.output
-    assert job.output.count("mpi done") == 2
+    begun += r"|\d+ of \d+ chunks are (averaged|reduced).*(data of rank 1 has not come|in the hands of members)"
+    assert re.search(rf"wagma: rank 0 of 2 \((MPI|shared memory)\): .* executes version \d of ranks 0, 1, ({begun})", said), job.output
+    assert job.output.count(f"{transport} done") == 2
 
 
 def test_lacking_an_initiator_is_said(capfd: pytest.CaptureFixture[str]) -> None:

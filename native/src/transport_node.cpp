@@ -196,7 +196,11 @@ std::vector<int> NodeTransport::missing() {
   std::vector<int> ranks;
   if (!running_) return ranks;
   for (const int member : execution_.members) {
-    if (node_->desk(member).begun.load() < execution_.version) ranks.push_back(member);
+    const Desk& desk = node_->desk(member);
+    const std::uint64_t filled = desk.filled.load();
+    // Not begun; or begun, and the others wait for what it has yet to fill.
+    const bool behind = met_ && (filled & ~kLower) == tag_ && (filled & kCount) < chunks_ && (filled & kCount) <= averaged_;
+    if (desk.begun.load() < execution_.version || (member != rank_ && behind)) ranks.push_back(member);
   }
   return ranks;
 }
@@ -206,6 +210,7 @@ std::string NodeTransport::standing() {
   const Desk& first = node_->desk(execution_.members.front());
   const std::uint64_t taken = first.next_chunk.load(), done = first.chunks_done.load();
   if ((done & ~kLower) != tag_ || (taken & ~kLower) != tag_) return "all chunks are reduced";
+  if (direct_) return std::to_string(averaged_) + " of " + std::to_string(chunks_) + " chunks are averaged";
   return std::to_string(done & kLower) + " of " + std::to_string(chunks_) + " chunks are reduced, " +
          std::to_string((taken & kLower) - (done & kLower)) + " in the hands of members";
 }
