@@ -34,7 +34,9 @@ RESTORE = "      if (transport_->withdraw()) copy(model, transport_->buffer(live
 MUTANTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "chunks taken whatever the tag": ("transport_node.cpp", [("(seen & ~kLower) == tag_ && (seen", "(seen")]),
     "complete by the count alone": ("transport_node.cpp", [("(done & ~kLower) != tag_ || (done", "(done")]),
-    "complete one chunk early": ("transport_node.cpp", [("execution_.members.size() : chunks_)", "execution_.members.size() : chunks_ - 1)")]),
+    "complete one chunk early": (
+        "transport_node.cpp", [("execution_.members.size() : chunks_)", "execution_.members.size() : chunks_ - 1)")]
+    ),
     "read and then written instead of swapped": ("transport_node.cpp", [
         ("if (next.compare_exchange_weak(seen, seen + 1)) return static_cast<std::size_t>(seen & kLower);",
          "next.store(seen + 1); return static_cast<std::size_t>(seen & kLower);")]),
@@ -113,11 +115,13 @@ def test_nothing_in_the_quick_cases() -> None:
     assert status == 0
     assert sum(case["runs"] for case in said["scenarios"]) > 10_000
     direct = [case for case in said["scenarios"] if case["name"].startswith("direct") and "fails" not in case["name"]]
-    assert direct and all(case["averaged_directly"] > 0 for case in direct)
+    assert direct
+    assert all(case["averaged_directly"] > 0 for case in direct)
     assert not any(case["averaged_directly"] for case in said["scenarios"] if not case["name"].startswith("direct"))
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)  # nine minutes on one core that was shared
 def test_nothing_in_the_long_cases() -> None:
     status, said = native_programs.run("exchange_checker", "--long")
     assert [case for case in said["scenarios"] if case["error"]] == []
@@ -125,6 +129,7 @@ def test_nothing_in_the_long_cases() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)  # the first one compiles all parts
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_defect_is_found(name: str, objects: dict[str, Path], tmp_path: Path) -> None:
     file, edits = MUTANTS[name]

@@ -61,7 +61,9 @@ def test_a_stopped_rank_is_named(transport: str) -> None:
     said = job.output.split("rank 0: lets it go on\n")[0]
     begun = r"which rank 1 has not begun|\d of \d+ blocks are done.*(data of rank 1 has not come|on their way to rank 1)"
     begun += r"|\d+ of \d+ chunks are (averaged|reduced).*(data of rank 1 has not come|in the hands of members)"
-    assert re.search(rf"wagma: rank 0 of 2 \((MPI|shared memory)\): .* executes version \d of ranks 0, 1, ({begun})", said), job.output
+    assert re.search(rf"wagma: rank 0 of 2 \((MPI|shared memory)\): .* executes version \d of ranks 0, 1, ({begun})", said), (
+        job.output
+    )
     assert job.output.count(f"{transport} done") == 2
 
 

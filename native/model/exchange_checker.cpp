@@ -3,6 +3,8 @@
 // code: mailbox, desks, transport, doorbell, engine and decision machine. Replaced are atomics, locks and threads (checked.hpp), the
 // futex (scheduler.cpp) and the data (data.cpp). Sleeps have no limit here, so that a lost wake-up is a deadlock.
 //
+// Bounds, and how many states they have: docs/kernel.md, "What checks it".
+//
 //   exchange_checker [--long] [--deviations N] [--only NAME]      one line of JSON; exit status 1 if a claim does not hold
 #include <chrono>
 #include <cstdio>

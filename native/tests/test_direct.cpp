@@ -241,8 +241,8 @@ void an_interrupted_caller_has_its_array_back(const Case& now, int delay_us) {
 }
 
 void interrupted_callers() {
-  for (int i = 0; i < 8; ++i) {
-    an_interrupted_caller_has_its_array_back({2 + i % 2, 1500000, i % 4 < 2 ? DType::float32 : DType::bfloat16, 1}, 44000 + 1500 * i);
+  for (int i = 0; i < 6; ++i) {
+    an_interrupted_caller_has_its_array_back({2 + i % 2, 400000, i % 4 < 2 ? DType::float32 : DType::bfloat16, 1}, 47000 + 700 * i);
   }
 }
 
