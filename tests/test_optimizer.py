@@ -19,13 +19,13 @@ from wagma.real.optimizer import distribute  # noqa: E402
 from wagma.real.recorder import assemble  # noqa: E402
 from wagma.scenario import read  # noqa: E402
 from wagma.validate import validate  # noqa: E402
+from wagma.workloads.seeded import seeded  # noqa: E402
 
 ALGORITHMS = ("wagma_sgd", "allreduce_sgd", "local_sgd", "ideal")
 
 
 def model_for(seed: int, *more: Any) -> Any:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return torch.nn.Sequential(torch.nn.Linear(5, 3), *more)
 
 

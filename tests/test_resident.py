@@ -17,6 +17,7 @@ from wagma import GroupAllreduce  # noqa: E402  after the checks that they can b
 from wagma.errors import InputError  # noqa: E402
 from wagma.real.local import LocalCommunicator, run_local  # noqa: E402
 from wagma.real.optimizer import distribute  # noqa: E402
+from wagma.workloads.seeded import seeded  # noqa: E402
 
 RANKS = 3
 OPTIMIZERS = {
@@ -27,8 +28,7 @@ OPTIMIZERS = {
 
 def model_for(rank: int) -> Any:
     """A frozen bias, a buffer, a weight that two layers share, and a parameter without dimensions."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(rank)
+    with seeded(rank):
         first, again = torch.nn.Linear(5, 7), torch.nn.Linear(5, 7)
         model = torch.nn.Sequential(first, torch.nn.BatchNorm1d(7), torch.nn.Tanh(), torch.nn.Linear(7, 5), again)
     first.bias.requires_grad_(False)

@@ -16,6 +16,7 @@ from sklearn.model_selection import train_test_split
 from wagma.draws import bits
 from wagma.errors import InputError
 from wagma.scenario import Scenario
+from wagma.workloads.seeded import seeded
 from wagma.workloads.shards import Indices, deal
 
 HELD_OUT = 0.2
@@ -86,8 +87,7 @@ class Digits:
 
     def model(self) -> torch.nn.Module:
         """The network; initial values from the scenario's seed."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed)
+        with seeded(self._seed):
             return self._network()
 
     def shard(self, rank: int) -> Indices:

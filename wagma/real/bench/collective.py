@@ -105,7 +105,6 @@ def _copy_ordinary(arrays: Any) -> None:
 
 
 def _copy_library(arrays: Any) -> None:
-    # In place of the kernel's own copy with non-temporal stores, until that has a binding.
     ctypes.memmove(arrays[1].ctypes.data, arrays[0].ctypes.data, arrays[0].nbytes)
 
 
