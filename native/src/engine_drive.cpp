@@ -1,7 +1,6 @@
 // Driving: what both threads of a rank do in turns. Nothing here waits for a peer but the loops at the end, which sleep until
 // "something may have happened", so abort() can always stop an engine.
 #include <pthread.h>
-#include <sched.h>
 #include <sys/prctl.h>
 
 #include <algorithm>

@@ -14,6 +14,7 @@ from wagma.commands.options import add_output_options, check_writable, parse_ran
 from wagma.errors import InputError, MissingDependencyError
 from wagma.progress import Progress
 from wagma.real.launch import require, under_mpiexec
+from wagma.real.node import TRANSPORTS
 from wagma.report.collective import plot_collective
 from wagma.report.style import check_picture
 from wagma.report.tables import seconds, table
@@ -22,7 +23,6 @@ from wagma.studies import collective, idle, partial
 COUNTS = [1000, 1_000_000, 25_559_081]
 SIZES = [64, 1 << 10, 1 << 14, 1 << 18, 1 << 22]
 NAPS = [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3]
-TRANSPORTS = ("auto", "shm", "mpi")
 KINDS = ("collective", "partial", "idle")
 
 

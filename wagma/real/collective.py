@@ -135,11 +135,9 @@ class GroupAllreduce:
         t = self._next if iteration is None else iteration
         outcome = self._engine.average(t, self._own)
         self._next = t + 1
-        period = self._schedule.sync_period
         merged = outcome.merged_version
-        return AverageOutcome(
-            t, outcome.fresh, None if merged == NONE else merged, outcome.group_length, period != 0 and (t + 1) % period == 0
-        )
+        synced = self._schedule.is_sync(t)
+        return AverageOutcome(t, outcome.fresh, None if merged == NONE else merged, outcome.group_length, synced)
 
     def take_records(self) -> Records:
         """(executions, iterations) since the last call, with the names of wagma.trace; complete after `close`."""
