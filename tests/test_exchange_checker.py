@@ -18,13 +18,19 @@ COUNTERS = "  desk.next_chunk.store(tag_);\n  desk.chunks_done.store(tag_);\n"
 TARGET = "  desk.target.store(offset(execution.target), std::memory_order_relaxed);\n"
 BEGUN = "  desk.begun.store(execution.version);\n"
 POST = "  mailbox.activated[activation.dimension].store(activation.version);\n"
-RUNG, RING = "  mailbox.rung[dimension].store(version);\n", "  mailbox.bell.ring();\n}\n"
+RUNG = "  for (Version seen = rung.load(); seen < version && !rung.compare_exchange_weak(seen, version);) {\n  }\n"
+RING, AFTER = "  mailbox.bell.ring();\n", "}\n\nvoid NodeTransport::put_off"
+CLEAR, TAKEN = "  due_.store(kNever);\n", "version) ring_for(mailbox, dimension, version);\n  }\n"
+ENTRY, DUE = "  unrung_[dimension].store(version);\n", "  if (due < due_.load()) due_.store(due);\n"
+SLEEP = "  own().bell.sleep(who, since, std::min(deadline, due));\n"
+TOLD = "if (const std::int64_t due = due_.load(); due != kNever && due != std::exchange(told_due_, due)) "
 REDUCE = "    reduce_chunk(*chunk);\n"
 DONE = "    if ((done.fetch_add(1) & kLower) + 1 == chunks_) ring_members();\n"
 HAND_OVER = "  if (work || transport_->wakes() != since) transport_->wake();\n"
 UNLOCK = "  drive.unlock();\n"
 DIRECT = "transport_node_direct.cpp"
 FILL = "  copy(const_cast<std::byte*>(execution_.contribution)"
+THROUGH = "    node_->desk(rank_).filled.store(tag_ | kPresent | kThrough | filled_);\n"
 TELL = "  if (!told_) {\n    told_ = true;\n    ring_members();\n  }\n"
 REST = "  while (filled_ < chunks_) fill_chunk();\n  ring_members();\n"
 AVERAGED = "  if (averaged > 0) copy(execution_.target, "
@@ -46,11 +52,16 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "the last chunk rings for nobody": ("transport_node.cpp", [(DONE, "    done.fetch_add(1);\n")]),
     "begun only who is in this very version": ("transport_node.cpp", [
         ("begun.load() >= execution_.version; });", "begun.load() == execution_.version; });")]),
-    "what was put off is not rung for": ("transport_node.cpp", [("  ring_due(Clock::time_point::max());\n", "")]),
+    "nobody rings when it is due": ("transport_node.cpp", [(SLEEP + "  ring_due(in_ns(Clock::now()));\n", SLEEP)]),
+    "the progress thread sleeps past what is due": ("transport_node.cpp", [(SLEEP, "  own().bell.sleep(who, since, deadline);\n")]),
+    "the progress thread is not told what is due": ("transport_node.cpp", [(TOLD, "if (false) ")]),
+    "told once and never again": ("transport_node.cpp", [(TOLD, "if (due_.load() != kNever && std::exchange(told_due_, 0) != 0) ")]),
+    "nothing due any more after the entries are taken": ("transport_node.cpp", [(CLEAR, ""), (TAKEN, TAKEN + CLEAR)]),
+    "due before there is an entry": ("transport_node.cpp", [(ENTRY, ""), (DUE, DUE + ENTRY)]),
     "rung for before it is posted": ("transport_node.cpp", [
         (POST, ""), ("    ring_for(mailbox, activation.dimension, activation.version);\n", "    mailbox.bell.ring();\n  " + POST)]),
     "no note of what was rung for": ("transport_node.cpp", [(RUNG, "")]),
-    "the note comes after the ring": ("transport_node.cpp", [(RUNG, ""), (RING, "  mailbox.bell.ring();\n" + RUNG + "}\n")]),
+    "the note comes after the ring": ("transport_node.cpp", [(RUNG, ""), (RING + AFTER, RING + RUNG + AFTER)]),
     "rings are not counted": ("doorbell.cpp", [("  rings_.fetch_add(1);\n  futex_wake(rings_, who)", "  futex_wake(rings_, who)")]),
     "the progress thread is not rung for": ("doorbell.cpp", [("  if (who == 0) return false;", "  if (who != 1) return false;")]),
     "the progress thread does not look again": ("engine_drive.cpp", [("if (!application_wants_ && guarded_serve()) continue;", "")]),
@@ -66,8 +77,8 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "direct although one is late": (DIRECT, [("(word & ~kLower) == tag_ && (word & kPresent) != 0", "(word & ~kLower) == tag_")]),
     "taken before it is filled": ("transport_node.cpp", [("    if (!all_filled(seen & kLower)) break;\n", "")]),
     "no ring for what is filled": (DIRECT, [(TELL, "")]),
-    "no ring for whoever is through": (DIRECT, [("    done.fetch_add(1);\n    ring_members();\n", "    done.fetch_add(1);\n")]),
-    "a window without room": (DIRECT, [("filled_ < averaged_ + kWindow", "filled_ < averaged_")]),
+    "no ring for whoever is through": (DIRECT, [(THROUGH + "    ring_members();\n", THROUGH)]),
+    "a window without room": (DIRECT, [("filled_ < averaged_ + window_", "filled_ < averaged_")]),
     "gone before all are through": ("transport_node.cpp", [("direct_ ? execution_.members.size() : chunks_", "direct_ ? 1 : chunks_")]),
     "through again and again": (DIRECT, [("averaged_ == chunks_ && !counted_", "averaged_ == chunks_")]),
     "the mean of a sync in the array only": (DIRECT, [(" || execution_.publishes_mean", "")]),

@@ -192,7 +192,7 @@ def test_machines_answer_alike() -> None:
         eager = grouped and rng.random() < 0.5
         schedule = Schedule(
             world_size, rng.randrange(1, world_size + 1), sync_period, grouped, rng.random() < 0.2,
-            rng.randrange(world_size + 1), rng.randrange(1 << 63), eager,
+            rng.randrange(world_size + 1), rng.randrange(1 << 63), eager, rng.choice([0, rng.randrange(30)]),
         )  # fmt: skip
         mode = "accumulate" if eager else rng.choice(["tensor", "resident"])
         pair = Pair(rng.randrange(world_size), schedule, rng.random() < 0.5, mode == "resident")
@@ -245,6 +245,7 @@ def test_restored_machines_are_equal() -> None:
         {"initiators": -1},
         {"initiators": 5},
         {"seed": -1},
+        {"begin": -1},
         {"grouped": False, "sync_period": 2, "accumulate": True},
     ],
     ids=str,

@@ -116,9 +116,9 @@ void check_signals() {
 
 EngineConfig make_config(int world_size, int group_size, Version sync_period, std::size_t count, const std::string& dtype, bool grouped,
                          bool fixed, int initiators, std::int64_t seed, bool accumulate, bool merge_once, bool resident,
-                         bool mean_when_fresh, double timeout_s, double watchdog_s, bool record, bool digests) {
+                         bool mean_when_fresh, double timeout_s, double watchdog_s, bool record, bool digests, Version begin) {
   EngineConfig config;
-  config.schedule = {world_size, group_size, sync_period, grouped, fixed, initiators, seed, accumulate};
+  config.schedule = {world_size, group_size, sync_period, grouped, fixed, initiators, seed, accumulate, begin};
   config.count = count;
   config.dtype = dtype_of(dtype);
   config.merge_once = merge_once;
@@ -145,7 +145,7 @@ void register_config(py::module_& module) {
            py::arg("count"), py::arg("dtype") = "float32", py::arg("grouped") = true, py::arg("fixed") = false,
            py::arg("initiators") = 0, py::arg("seed") = 0, py::arg("accumulate") = false, py::arg("merge_once") = false,
            py::arg("resident") = false, py::arg("mean_when_fresh") = false, py::arg("timeout_s") = 300.0, py::arg("watchdog_s") = 60.0, py::arg("record") = false,
-           py::arg("digests") = false)
+           py::arg("digests") = false, py::arg("begin") = 0)
       .def_property_readonly("buffers", &EngineConfig::buffers, "Buffers that a rank needs.")
       .def_property_readonly("buffer_bytes", &EngineConfig::buffer_bytes);
 }
@@ -193,6 +193,16 @@ void register_engine(py::module_& module) {
              "does; once. False if it does already, or if the signal is ignored.");
   py::class_<Engine>(module, "Engine", "One rank's decision machine, buffers and progress thread.")
       .def(py::init(&make_engine), py::arg("config"), py::arg("transport"), py::arg("initial"))
+      .def(
+          "begin_at",
+          [](Engine& engine, Version begin, const py::array& initial) {
+            check_like(engine.config(), initial);
+            const void* model = initial.data();
+            py::gil_scoped_release released;
+            engine.begin_at(begin, model);
+          },
+          py::arg("begin"), py::arg("initial"),
+          "A resumed run: the first iteration is `begin`; every rank, before any of them arrives, which the caller sees to.")
       .def(
           "arrive",
           [](Engine& engine, Version version, const std::optional<py::array>& own) {

@@ -84,13 +84,13 @@ void register_protocol(py::module_& module) {
 
   py::class_<Machine>(module, "Machine", "The decision machine of one rank; wagma.core.protocol.Machine specifies it.")
       .def(py::init([](int rank, int world_size, int group_size, Version sync_period, bool grouped, bool merge_once,
-                       bool fixed, int initiators, std::int64_t seed, bool accumulate, bool resident) {
-             const Schedule schedule{world_size, group_size, sync_period, grouped, fixed, initiators, seed, accumulate};
+                       bool fixed, int initiators, std::int64_t seed, bool accumulate, bool resident, Version begin) {
+             const Schedule schedule{world_size, group_size, sync_period, grouped, fixed, initiators, seed, accumulate, begin};
              return Machine(rank, schedule, merge_once, resident);
            }),
            "rank"_a, "world_size"_a, "group_size"_a, "sync_period"_a, "grouped"_a = true, "merge_once"_a = false,
            "fixed"_a = false, "initiators"_a = 0, "seed"_a = 0, "accumulate"_a = false,
-           "resident"_a = false)
+           "resident"_a = false, "begin"_a = 0)
       .def("arrive", event(&Machine::arrive), "version"_a)
       .def("activation", event(&Machine::activation), "version"_a, "dimension"_a)
       .def("solo", event(&Machine::solo), "version"_a, "dimension"_a)

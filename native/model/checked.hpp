@@ -54,6 +54,9 @@ class Atomic {
     return value;
   }
   operator T() const { return load(); }
+  T exchange(T value, std::memory_order = std::memory_order_seq_cst) {
+    return update([&](T) { return value; });
+  }
   T fetch_add(T by, std::memory_order = std::memory_order_seq_cst) {
     return update([&](T old) { return static_cast<T>(old + by); });
   }

@@ -208,6 +208,7 @@ std::vector<Scenario> engine_scenarios() {
                {.schedule = synced, .iterations = {3, 3}, .chunks = 2, .gates = {{1, 3, 0, 3}}, .cores = 2, .aborts = 1, .averages = true, .gives_up = 1}, 1, 2),
       scenario("direct engines: a rank fails", {.schedule = pair, .iterations = {2, 1}, .cores = 2, .aborts = 1, .averages = true}, 1, 2),
       scenario("engines: averages, one activates", {.schedule = chosen, .iterations = {2, 2}, .cores = 2, .averages = true}, 1, 2),
+      scenario("engines: averages, ranks share a core", {.schedule = pair, .iterations = {2, 2}, .chunks = 2, .averages = true}, 1, 2),
       scenario("direct engines: 3 ranks", {.schedule = all_synced, .iterations = {2, 2, 2}, .cores = 3, .averages = true}, 0, 1),
   };
 }

@@ -1,7 +1,8 @@
 // Model check of the execution in shared memory: every order of steps (or those that deviate so often from one order) of a few ranks that meet,
 // take chunks, reduce, complete, ring and sleep, and of the two threads of a rank that take turns. What runs is the kernel's own
 // code: mailbox, desks, transport, doorbell, engine and decision machine. Replaced are atomics, locks and threads (checked.hpp), the
-// futex (scheduler.cpp) and the data (data.cpp). Sleeps have no limit here, so that a lost wake-up is a deadlock.
+// futex (scheduler.cpp) and the data (data.cpp). Sleeps have no limit here, so that a lost wake-up is a deadlock, but
+// where some time is part of the protocol (the grace before a ring): such a sleep may end whenever the scheduler likes.
 //
 // Bounds, and how many states they have: docs/kernel.md, "What checks it".
 //

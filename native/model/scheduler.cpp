@@ -21,6 +21,10 @@ constexpr std::size_t kStack = 128 * 1024;
 constexpr int kTasks = 12;
 constexpr std::uint64_t kTrail = 64, kEndless = 100000;  // steps
 constexpr std::int64_t kLook = 12'000;  // ns, at the clock
+constexpr std::int64_t kStart = 1'000'000'000'000;
+// A sleep whose limit is so near is meant to be ended by it. Longer limits only bound what a lost wake-up costs, which is what this check
+// looks for, so there they count for none.
+constexpr std::int64_t kTimer = 5'000'000;
 constexpr std::uint64_t kOdd = 0x9E3779B97F4A7C15u;
 
 std::uint64_t mix(std::uint64_t a, std::uint64_t b) {
@@ -37,8 +41,9 @@ struct Task {
   Waits waits = Waits::nothing;
   std::uint32_t word = 0;  // of a futex or a lock, or the task that is joined
   std::uint32_t bits = 0;
+  std::int64_t until = 0;  // of a futex, where its limit counts; else 0
   std::uint64_t history = 0;
-  std::int64_t looks = 0;  // at the clock
+  std::int64_t time = 0;  // since the run's start, by its own clock
   bool finished = false;
   std::array<std::uint64_t, 2> exceptions{};
 };
@@ -86,6 +91,14 @@ struct State {
 } state;
 
 bool can_run(const Task& task) { return !task.finished && task.waits == Waits::nothing; }
+bool is_timed(const Task& task) { return task.waits == Waits::futex && task.until != 0; }
+
+// Its sleep may end at any time from here on: clocks of tasks are not compared.
+void time_out(Task& task) {
+  task.waits = Waits::nothing;
+  task.time = std::max(task.time, task.until - kStart);
+  task.history = mix(task.history, kOdd);
+}
 
 std::uint64_t present() {
   std::uint64_t hash = state.memory;
@@ -120,6 +133,10 @@ void choose() {
       const int turn = (std::max(before, 0) + i) % state.number;
       if (can_run(state.tasks[turn])) fresh.tasks[fresh.number++] = static_cast<std::int8_t>(turn);
     }
+    for (int i = 0; i < state.number; ++i) {  // last, whose time may be over
+      const int turn = (std::max(before, 0) + i) % state.number;
+      if (is_timed(state.tasks[turn])) fresh.tasks[fresh.number++] = static_cast<std::int8_t>(turn);
+    }
     const bool may_deviate = state.limits.deviations < 0 || state.deviations < state.limits.deviations;
     if (!may_deviate) fresh.number = std::min(fresh.number, 1);
     if (fresh.number == 0) {
@@ -136,6 +153,7 @@ void choose() {
   const int next = choice->tasks[choice->at];
   state.deviations += choice->at > 0;
   state.running = next;
+  if (is_timed(state.tasks[next])) time_out(state.tasks[next]);
   arena.on = arena_on;
   if (next == before) return;
   // The language keeps the exceptions that are being handled per thread; here it is per task.
@@ -157,11 +175,13 @@ void stop(std::uint32_t word, char kind) {
   if (state.steps > kEndless) violated("a run without an end");
 }
 
-void wait(Waits what, std::uint32_t word, std::uint32_t bits) {
+void wait(Waits what, std::uint32_t word, std::uint32_t bits, std::int64_t until = 0) {
   Task& task = state.tasks[state.running];
   task.waits = what;
   task.word = word;
   task.bits = bits;
+  const std::int64_t left = until - kStart - task.time;
+  task.until = left >= -kTimer && left <= kTimer ? until : 0;
   choose();
 }
 
@@ -267,8 +287,7 @@ void join(int task) {
 }
 
 std::int64_t own_time_ns() {
-  constexpr std::int64_t kStart = 1'000'000'000'000;
-  return state.running < 0 ? kStart : kStart + ++state.tasks[state.running].looks * state.look;
+  return state.running < 0 ? kStart : kStart + (state.tasks[state.running].time += state.look);
 }
 
 void look_takes(std::int64_t ns) { state.look = ns; }
@@ -358,11 +377,11 @@ Found explore(const Limits& limits, const std::function<void()>& setup) {
 
 }  // namespace check
 
-void futex_wait(Atomic<std::uint32_t>& word, std::uint32_t expected, Clock::time_point, std::uint32_t bits) {
+void futex_wait(Atomic<std::uint32_t>& word, std::uint32_t expected, Clock::time_point deadline, std::uint32_t bits) {
   check::step(word.word(), false);
   check::observe(word.peek() == expected);
-  // No deadline here: a sleep that only its limit ends is what this check looks for.
-  if (word.peek() == expected) check::wait(check::Waits::futex, word.word(), bits);
+  const auto until = std::chrono::duration_cast<std::chrono::nanoseconds>(deadline.time_since_epoch()).count();
+  if (word.peek() == expected) check::wait(check::Waits::futex, word.word(), bits, until);
 }
 
 void futex_wake(Atomic<std::uint32_t>& word, std::uint32_t bits) {

@@ -1,4 +1,6 @@
 // The transport alone: one task a rank executes version after version, and sleeps when it has nothing to do.
+#include <algorithm>
+#include <array>
 #include <memory>
 #include <vector>
 
@@ -51,6 +53,17 @@ class Rank {
     }
     // As whoever leaves does: what was posted is rung for.
     transport_.announce(Sleeper::progress);
+    over_ = 1;
+    transport_.wake();
+  }
+
+  // The progress thread's, as far as it has no right to drive.
+  void keep_time() {
+    for (;;) {
+      const auto since = transport_.wakes();
+      if (over_ != 0) return;
+      transport_.sleep(Sleeper::progress, since, Clock::time_point::max());
+    }
   }
 
  private:
@@ -162,6 +175,7 @@ class Rank {
   NodeTransport transport_;
   std::vector<std::uint64_t> model_;  // the application's array
   Version activated_ = -1;
+  Atomic<std::uint32_t> over_{0};
 };
 
 Scenario scenario(const char* name, Course course, int deviations = -1, int long_deviations = -1, bool only_long = false) {
@@ -174,9 +188,87 @@ Scenario scenario(const char* name, Course course, int deviations = -1, int long
     for (int rank = 0; rank < shared->ranks; ++rank) {
       auto* own = new Rank(*shared, node, rank);  // the arena forgets both
       spawn([own] { own->run(); });
+      if (shared->activated) spawn([own] { own->keep_time(); });  // nothing is put off without
     }
   };
   return {name, setup, deviations, long_deviations, only_long};
+}
+
+// Ringing alone: rank 0 activates the others, version after version, each time as soon as they have taken the last one; its progress thread
+// rings for what it has put off.
+class Ringing {
+ public:
+  static constexpr int kRanks = 3;
+  explicit Ringing(int versions) : versions_(versions), node_(Node::in_process({kRanks, 2, kChunks * kChunkElements * sizeof(float)})) {
+    new Board(node_, false);
+    for (int rank = 0; rank < kRanks; ++rank) transports_.push_back(std::make_unique<NodeTransport>(node_, rank));
+  }
+
+  void send() {
+    NodeTransport& own = *transports_[0];
+    Execution execution;  // of nobody else: from here on it knows how many cores there are
+    execution.members = {0};
+    execution.contribution = own.buffer(0);
+    execution.target = own.buffer(1);
+    execution.count = 8;
+    own.begin(execution);
+    claim(own.progress().released, "an execution of one rank is not over at once");
+    for (Version version = 1; version <= versions_; ++version) {
+      for (int dimension = 0; dimension < dimensions(kRanks); ++dimension) own.send_activation(neighbour(kRanks, 0, dimension), {version, dimension});
+      wait_until(own, [&] { return std::all_of(taken_.begin() + 1, taken_.end(), [&](auto& taken) { return taken >= version; }); });
+    }
+    over_ = 1;
+    own.wake();
+  }
+
+  void keep_time() {
+    for (;;) {
+      const auto since = transports_[0]->wakes();
+      if (over_ != 0) return;
+      transports_[0]->sleep(Sleeper::progress, since, Clock::time_point::max());
+    }
+  }
+
+  void receive(int rank) {
+    NodeTransport& own = *transports_[rank];
+    for (Version version = 0; version < versions_;) {
+      wait_until(own, [&] {
+        while (const auto activation = own.poll_activation()) version = activation->version;
+        return version > taken_[rank].peek();
+      });
+      taken_[rank] = version;
+      node_->mailbox(0).bell.ring();
+    }
+  }
+
+ private:
+  template <class Look>
+  static void wait_until(NodeTransport& own, Look look) {
+    while (!look()) {
+      const auto since = own.announce(Sleeper::application);
+      const bool there = look();
+      if (!there) own.sleep(Sleeper::application, since, {});
+      own.awake();
+      if (there) return;
+    }
+  }
+
+  const Version versions_;
+  const std::shared_ptr<Node> node_;
+  std::vector<std::unique_ptr<NodeTransport>> transports_;
+  std::array<Atomic<Version>, kRanks> taken_;
+  Atomic<std::uint32_t> over_{0};
+};
+
+Scenario ringing(const char* name, int versions, int deviations, int long_deviations) {
+  const auto setup = [versions] {
+    pretend_cores(1);
+    auto* ringing = new Ringing(versions);  // the arena forgets it
+    spawn([ringing] { ringing->send(); });
+    spawn([ringing] { ringing->keep_time(); });
+    for (int rank = 1; rank < Ringing::kRanks; ++rank) spawn([ringing, rank] { ringing->receive(rank); });
+  };
+  return {name, setup, deviations, long_deviations, false};
 }
 
 }  // namespace
@@ -190,14 +282,17 @@ std::vector<Scenario> transport_scenarios() {
       scenario("2 ranks, another leader", {2, 1, {both, turned}}, 3, -1),
       scenario("2 ranks, alone in between", {2, 1, {both, alone, turned}}, 2, 5),
       scenario("2 ranks, null contributions", {.ranks = 2, .chunks = 1, .versions = {both, turned}, .null_contributions = true}, 2, 5),
-      scenario("2 ranks, activated", {.ranks = 2, .chunks = 1, .versions = {both, both}, .activated = true}, 3, 4),
+      scenario("2 ranks, activated", {.ranks = 2, .chunks = 1, .versions = {both, both}, .activated = true}, 2, 3),
       scenario("2 ranks, activated, a core each", {.ranks = 2, .chunks = 1, .versions = {both, both}, .activated = true, .cores = 2}, 2, 4),
       scenario("2 ranks, activated, in the time of grace", {.ranks = 2, .chunks = 1, .versions = {both, both}, .activated = true, .cores = 2, .look_ns = 1000}, 2, 4),
+      ringing("3 ranks, put off once", 1, 3, 5),
+      ringing("3 ranks, put off again", 3, 2, 3),
       scenario("2 ranks, 2 chunks, 3 versions, the tag wraps", {.ranks = 2, .chunks = 2, .versions = {both, turned, both, both}, .first = kWrap}, 2, 3),
       scenario("3 ranks, 1 chunk", {3, 1, {three}}, 2, 4),
       scenario("3 ranks, 2 chunks, groups change", {3, 2, {left, three, right}}, 1, 2),
       scenario("2 ranks, 3 chunks, 2 versions", {2, 3, {both, turned}}, 2, 3, true),
       scenario("3 ranks, 3 chunks, 2 versions, activated", {.ranks = 3, .chunks = 3, .versions = {three, three}, .activated = true}, 1, 2, true),
+      scenario("2 ranks, 2 chunks, filled after the beginning", {.ranks = 2, .chunks = 2, .versions = {both, turned}, .models = true, .late = 1}, 2, 4),
       scenario("direct: 2 ranks, 1 chunk, 1 version", {.ranks = 2, .chunks = 1, .versions = {both}, .cores = 2, .models = true}),
       scenario("direct: 2 ranks, 2 versions", {.ranks = 2, .chunks = 1, .versions = {both, turned}, .cores = 2, .models = true}, 3, 5),
       scenario("direct: 2 ranks, 2 chunks, 1 version", {.ranks = 2, .chunks = 2, .versions = {both}, .cores = 2, .models = true}, 3, -1),

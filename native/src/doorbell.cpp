@@ -29,6 +29,11 @@ bool Doorbell::ring() {
   return true;
 }
 
+void Doorbell::ring_for(Sleeper who) {
+  rings_.fetch_add(1);
+  futex_wake(rings_, static_cast<std::uint32_t>(who));
+}
+
 void Doorbell::ring_all() {
   rings_.fetch_add(1);
   futex_wake(rings_, kBoth);

@@ -49,9 +49,7 @@ Engine::Engine(const EngineConfig& config, std::shared_ptr<Transport> transport,
                                 std::to_string(transport_->buffer_bytes()) + " bytes: must be " +
                                 std::to_string(machine_.buffers()) + " of " + std::to_string(config.buffer_bytes()));
   }
-  for (const int buffer : {machine_.published(), config.resident ? machine_.live() : static_cast<int>(kNone)}) {
-    if (buffer != kNone) std::memcpy(transport_->buffer(buffer), initial, config.count * item_size(config.dtype));
-  }
+  fill(machine_, initial);
   thread_ = Thread(&Engine::run, this);
 }
 
@@ -61,6 +59,31 @@ Engine::~Engine() {
 
 Stores Engine::stores() const {
   return stores_for(2 * static_cast<std::size_t>(config_.schedule.group_size) * config_.count * item_size(config_.dtype));
+}
+
+// The model that the machine's run begins with, wherever it has to be.
+void Engine::fill(const Machine& machine, const void* initial) {
+  for (const int buffer : {machine.published(), config_.resident ? machine.live() : static_cast<int>(kNone)}) {
+    if (buffer != kNone) std::memcpy(transport_->buffer(buffer), initial, config_.count * item_size(config_.dtype));
+  }
+}
+
+void Engine::begin_at(Version begin, const void* initial) {
+  Schedule schedule = config_.schedule;
+  schedule.begin = begin;
+  Machine machine(rank_, schedule, config_.merge_once, config_.resident);
+  {
+    std::lock_guard lock(mutex_);
+    require_running();
+    if (machine_.arrived() >= machine_.schedule().begin || machine_.activated() != kNone) {
+      throw ProtocolError("rank " + std::to_string(rank_) + ": begin_at(" + std::to_string(begin) + ") is not allowed: version " +
+                          std::to_string(std::max(machine_.arrived(), machine_.activated())) + " has begun");
+    }
+  }
+  // Not under the mutex, as no data is moved there: nothing is activated, and so nobody reads a buffer, before all ranks have been here.
+  fill(machine, initial);
+  std::lock_guard lock(mutex_);
+  machine_ = std::move(machine);
 }
 
 // -- arriving -----------------------------------------------------------------------------------------------------------
@@ -88,8 +111,10 @@ void Engine::publish(Version version, const void* own, int live, std::byte* mode
   record.iteration = version;
   if (config_.digests) record.published_digest = record.model_digest = digest(buffer, bytes);
   bool filled = true;
+  auto late = Clock::duration::zero();
   {
     std::lock_guard lock(mutex_);
+    late = lateness(version);
     model_ = model;
     record.arrival_ns = now_ns();  // under the lock, so that its order with starts is the order that decided `fresh`
     apply(machine_.arrive(version), true);
@@ -97,6 +122,7 @@ void Engine::publish(Version version, const void* own, int live, std::byte* mode
     since_ = last_sign_ = Clock::now();
     filled = std::exchange(model_, nullptr) == nullptr;
   }
+  transport_->note_lateness(late);
   // Not started: what is published has to be whole before the turn is over.
   if (!filled) copy(buffer, own, bytes, stores());
 }
@@ -264,6 +290,7 @@ void Engine::close(const Tick& tick, const void* model) {
     }
     since_ = last_sign_ = Clock::now();
   }
+  transport_->note_lateness(Clock::duration::max());  // it will not come any more
   drive_until(tick, true, [&] { return finished_; });
   transport_->wake();
   if (thread_.joinable()) thread_.join();
@@ -318,7 +345,15 @@ Engine::Begun Engine::begun_of(const Start& start) {
   const bool sync = config_.schedule.is_sync(start.version);
   const bool mean = sync || (config_.mean_when_fresh && fresh && !config_.digests);
   const int divisor = mean ? static_cast<int>(record.members.size()) : 1;
-  return {start, std::move(record), {divisor, sync || divisor != 1}, fresh && mean && divisor != 1 ? std::exchange(model_, nullptr) : nullptr};
+  std::byte* model = fresh && mean && divisor != 1 ? std::exchange(model_, nullptr) : nullptr;
+  return {start, std::move(record), {divisor, sync || divisor != 1}, model, !fresh && machine_.arrived() < config_.schedule.previous(start.version)};
+}
+
+// How long after the end of the version, which has begun without the application, this one comes for it. Who comes while it goes on is not
+// late: where ranks share cores that may have held him up.
+Clock::duration Engine::lateness(Version version) const {
+  if (version >= machine_.next_version() || machine_.executing() == version) return Clock::duration::zero();
+  return machine_.next_version() > config_.schedule.next(version) ? Clock::duration::max() : Clock::now() - completed_at_;
 }
 
 void Engine::finish_iteration() {

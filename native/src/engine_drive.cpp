@@ -83,6 +83,7 @@ bool Engine::carry_out() {
 }
 
 void Engine::begin(const Begun& begun) {
+  if (begun.behind) transport_->note_lateness(Clock::duration::max());
   const std::byte* contribution = begun.start.buffer == kNone ? nullptr : transport_->buffer(begun.start.buffer);
   if (config_.digests && contribution) {
     running_->record.contribution_digest = digest(contribution, config_.count * item_size(config_.dtype));
@@ -137,6 +138,7 @@ bool Engine::advance_execution() {
     record.completed_ns = now_ns();
     record.sequence = sequence_++;
     result_ = running_->result;
+    completed_at_ = last_sign_;
     apply(machine_.exec_done(record.version));
   }
   if (progress.released) {

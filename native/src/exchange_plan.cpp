@@ -22,7 +22,8 @@ constexpr std::size_t kBlocksOfLarge = 16;
 constexpr std::size_t kWhole = std::size_t{16} << 10;
 constexpr std::size_t kWholeInAll = std::size_t{256} << 10;
 
-constexpr std::size_t kLine = 16;  // elements: blocks begin on cache lines
+// Elements: a cache line of float32. Blocks begin on one, and two members never write the same one.
+constexpr std::size_t kLine = 16;
 
 Slice part_of(Slice range, int parts, int index) {
   const Slice part = slice_of(range.size(), parts, index);
@@ -54,6 +55,16 @@ std::vector<Step> direct(std::size_t count, int members, int index, bool whole) 
 }
 
 }  // namespace
+
+Slice slice_of(std::size_t count, int slices, int index) {
+  const std::size_t unit = count >= kLine * static_cast<std::size_t>(slices) ? kLine : 1;
+  const std::size_t units = (count + unit - 1) / unit;
+  const auto edge = [&](int i) {
+    const std::size_t whole = units / slices, extra = units % slices;
+    return std::min(count, (whole * i + std::min<std::size_t>(i, extra)) * unit);
+  };
+  return {edge(index), edge(index + 1)};
+}
 
 std::vector<Step> plan_of(std::size_t count, int members, int index, bool whole) {
   const bool power = members > 1 && std::has_single_bit(static_cast<unsigned>(members));

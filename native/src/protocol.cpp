@@ -31,7 +31,12 @@ Machine::Machine(int rank, Schedule schedule, bool merge_once, bool resident)
   next_version_ = schedule_.first();
   forwarded_.assign(static_cast<std::size_t>(dimensions(schedule_.world_size)), kNone);
   told_ = forwarded_;
-  if (schedule_.accumulate) published_ = kNone;
+  arrived_ = schedule_.begin - 1;
+  if (schedule_.accumulate) {
+    published_ = kNone;
+  } else {
+    stamp_ = oldest_ = arrived_;
+  }
   if constexpr (kSingleBuffer) published_ = live_;
 }
 

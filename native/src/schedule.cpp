@@ -139,6 +139,7 @@ void Schedule::check() const {
   if (accumulate && !grouped) {
     throw std::invalid_argument("accumulate = True: must be False without group collectives");
   }
+  if (begin < 0) throw std::invalid_argument("begin = " + text(begin) + ": must be at least 0");
 }
 
 Version Schedule::next(Version version) const {

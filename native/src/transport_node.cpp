@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <limits>
+#include <utility>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -25,9 +26,25 @@ constexpr auto kLook = std::chrono::milliseconds(200);
 // Where every rank has a core it pays to look again for about as long as a sleep and a wake take.
 constexpr auto kPatience = std::chrono::microseconds(100);
 constexpr auto kUnshared = std::chrono::microseconds(10);
-// For so long a rank that has activated others trusts that they come by themselves before it rings, where they have cores of their own:
-// a balanced run then needs no system call, and a late rank is activated so much later.
+// For so long a rank that has activated others trusts that they come by themselves before it rings; of those only that came in time, or
+// nearly, the last times. Where they have cores of their own a balanced run then needs no system call, and a late rank is activated so
+// much later.
 constexpr auto kGrace = std::chrono::microseconds(30);
+// Where ranks share cores more is at stake: whoever comes first holds a core that another one needs in order to come, and a progress thread
+// that is rung for contributes an old model although its application is about to arrive. To come takes each rank of a core a wake-up and
+// some work, one after the other (of four ranks on two cores the last one comes 30 to 100 us after the first).
+constexpr auto kSharedGrace = std::chrono::microseconds(50);
+// More where the collective itself takes longer: a part of what it takes to move its bytes, here at kRate, which it cannot be held up by
+// noticeably; but no more than the limit, as the ranks of other groups may wait for an activation, too.
+constexpr double kGracePart = 1.0 / 8, kRate = 20e9;  // bytes a second
+constexpr auto kLongestGrace = std::chrono::milliseconds(2);
+constexpr auto kLatest = 2 * kLongestGrace;  // what a rank is late beyond it makes no difference
+
+Clock::duration shared_grace(std::size_t bytes, int ranks_per_core) {
+  const std::chrono::duration<double> part(kGracePart * static_cast<double>(bytes) / kRate);
+  const Clock::duration least = std::min<Clock::duration>(ranks_per_core * kSharedGrace, kLongestGrace);
+  return std::clamp<Clock::duration>(std::chrono::duration_cast<Clock::duration>(part), least, kLongestGrace);
+}
 
 std::uint64_t tag_of(Version version) { return static_cast<std::uint64_t>(static_cast<std::uint32_t>(version)) << 32; }
 
@@ -36,6 +53,7 @@ std::uint64_t tag_of(Version version) { return static_cast<std::uint64_t>(static
 NodeTransport::NodeTransport(std::shared_ptr<Node> node, int rank)
     : node_(std::move(node)), rank_(rank), dimensions_(std::bit_width(static_cast<unsigned>(node_->plan().world_size - 1))) {
   node_->enter(rank);
+  for (auto& version : unrung_) version = kNoVersion;
   activated_.assign(Mailbox::kDimensions, kNoVersion);
   solo_from_.assign(Mailbox::kDimensions, kNobody);
 }
@@ -50,17 +68,39 @@ void NodeTransport::send_activation(int to, Activation activation) {
     return;
   }
   mailbox.activated[activation.dimension].store(activation.version);
-  if (grace_ > Clock::duration::zero()) {
-    unrung_.push_back({to, activation.dimension, activation.version, Clock::now() + grace_});
+  if (grace_ > Clock::duration::zero() && comes_soon(to)) {
+    put_off(activation.dimension, activation.version);
   } else {
     ring_for(mailbox, activation.dimension, activation.version);
   }
 }
 
-// `rung` before the look at the bell: if the receiver is awake, and goes without having seen the activation, it sees this (news).
+// Forgotten bit by bit: whoever comes in time once, as the first or by chance, may be as late as ever the next time. Of two threads that
+// note something one may overwrite what the other has noted: then the next activation is rung for too early, or too late.
+void NodeTransport::note_lateness(Clock::duration late) {
+  auto& noted = own().lateness;
+  const std::int64_t now = std::chrono::duration_cast<std::chrono::nanoseconds>(std::min<Clock::duration>(late, kLatest)).count();
+  noted.store(std::max(now, noted.load(std::memory_order_relaxed) / 2), std::memory_order_relaxed);
+}
+
+// As it did the last times. One that came late is rung for at once.
+bool NodeTransport::comes_soon(int rank) const {
+  return std::chrono::nanoseconds(node_->mailbox(rank).lateness.load(std::memory_order_relaxed)) <= grace_;
+}
+
+// `rung` before the look at the bell: if the receiver is awake, and goes without having seen the activation, it sees this (news). It only
+// rises: of this rank's two threads the one that took an older version out may come here later.
 void NodeTransport::ring_for(Mailbox& mailbox, int dimension, Version version) {
-  mailbox.rung[dimension].store(version);
+  auto& rung = mailbox.rung[dimension];
+  for (Version seen = rung.load(); seen < version && !rung.compare_exchange_weak(seen, version);) {
+  }
   mailbox.bell.ring();
+}
+
+void NodeTransport::put_off(int dimension, Version version) {
+  unrung_[dimension].store(version);
+  const std::int64_t due = in_ns(Clock::now() + grace_);
+  if (due < due_.load()) due_.store(due);
 }
 
 std::optional<Activation> NodeTransport::poll_activation() {
@@ -79,15 +119,15 @@ std::optional<Activation> NodeTransport::poll_activation() {
   return std::nullopt;
 }
 
-void NodeTransport::ring_due(Clock::time_point now) {
-  std::erase_if(unrung_, [&](const Unrung& unrung) {
-    if (unrung.due > now) return false;
-    Mailbox& mailbox = node_->mailbox(unrung.rank);
-    if (mailbox.taken[unrung.dimension].load(std::memory_order_relaxed) < unrung.version) {
-      ring_for(mailbox, unrung.dimension, unrung.version);
-    }
-    return true;
-  });
+void NodeTransport::ring_due(std::int64_t now) {
+  if (const std::int64_t due = due_.load(); due == kNever || due > now) return;
+  due_.store(kNever);
+  for (int dimension = 0; dimension < dimensions_; ++dimension) {
+    const Version version = unrung_[dimension].exchange(kNoVersion);
+    if (version == kNoVersion) continue;
+    Mailbox& mailbox = node_->mailbox(neighbour(world_size(), rank_, dimension));
+    if (mailbox.taken[dimension].load(std::memory_order_relaxed) < version) ring_for(mailbox, dimension, version);
+  }
 }
 
 // -- executions ---------------------------------------------------------------------------------------------------------
@@ -101,11 +141,15 @@ void NodeTransport::begin(const Execution& execution) {
   chunk_items_ = kChunkBytes / item;
   chunks_ = (execution.count + chunk_items_ - 1) / chunk_items_;
   // Not before the first execution: only then every rank has entered, and with it its cores are known.
-  fits_ = world_size() <= node_->cores();
+  const int cores = node_->cores();
+  fits_ = world_size() <= cores;
   patience_ = fits_ ? kPatience : Clock::duration::zero();
-  grace_ = fits_ ? kGrace : Clock::duration::zero();
-  stores_ = stores_for(2 * members * execution.count * item);
+  const std::size_t moved = 2 * members * execution.count * item;
+  grace_ = fits_ ? kGrace : shared_grace(moved, (world_size() + cores - 1) / cores);
+  stores_ = stores_for(moved);
   present_ = execution.model != nullptr;
+  willing_ = present_ && goes_directly();
+  window_ = fits_ ? kWindow : kSharedWindow;
   direct_ = counted_ = false;
   told_ = true;
   filled_ = present_ ? 0 : chunks_;
@@ -116,7 +160,7 @@ void NodeTransport::begin(const Execution& execution) {
   // the contribution once they see `begun`.
   desk.next_chunk.store(tag_);
   desk.chunks_done.store(tag_);
-  desk.filled.store(tag_ | (present_ ? kPresent : 0) | filled_);
+  desk.filled.store(tag_ | (willing_ ? kPresent : 0) | filled_);
   desk.contribution.store(offset(execution.contribution), std::memory_order_relaxed);
   desk.target.store(offset(execution.target), std::memory_order_relaxed);
   desk.divisor.store(execution.divisor, std::memory_order_relaxed);
@@ -168,13 +212,14 @@ bool NodeTransport::complete() const {
 }
 
 Progress NodeTransport::progress() {
-  if (!unrung_.empty()) ring_due(Clock::now());
+  if (has_put_off()) ring_due(in_ns(Clock::now()));
   if (!running_) return {};
   if (!met_) {
-    if (present_ && filled_ < chunks_ && filled_ < kWindow) fill_chunk();
-    if (!(met_ = all_begun())) return {};
+    const bool fills = filled_ < chunks_ && (!willing_ || filled_ < window_);
+    if (fills) fill_chunk();
+    if (!(met_ = all_begun())) return {.moved = fills};
   }
-  if (direct_ || (direct_ = present_ && all_present())) return progress_directly();
+  if (direct_ || (direct_ = willing_ && all_present())) return progress_directly();
   if (filled_ < chunks_) {  // somebody is late: the members that are here take turns as always
     while (filled_ < chunks_) fill_chunk();
     ring_members();
@@ -182,6 +227,7 @@ Progress NodeTransport::progress() {
   bool moved = false;
   while (const auto chunk = take_chunk()) {
     moved = true;
+    if (has_put_off()) ring_due(in_ns(Clock::now()));  // of other groups
     reduce_chunk(*chunk);
     auto& done = node_->desk(execution_.members.front()).chunks_done;
     // Release: whoever sees the last chunk counted sees the data of all (reduce ends with a store fence).
@@ -198,8 +244,9 @@ std::vector<int> NodeTransport::missing() {
   for (const int member : execution_.members) {
     const Desk& desk = node_->desk(member);
     const std::uint64_t filled = desk.filled.load();
-    // Not begun; or begun, and the others wait for what it has yet to fill.
-    const bool behind = met_ && (filled & ~kLower) == tag_ && (filled & kCount) < chunks_ && (filled & kCount) <= averaged_;
+    // Not begun; or begun, and the others wait for what it has yet to fill; or, in the direct way, for it to be through.
+    const bool here = met_ && (filled & ~kLower) == tag_;
+    const bool behind = here && (((filled & kCount) < chunks_ && (filled & kCount) <= averaged_) || (counted_ && (filled & kThrough) == 0));
     if (desk.begun.load() < execution_.version || (member != rank_ && behind)) ranks.push_back(member);
   }
   return ranks;
@@ -235,10 +282,22 @@ void NodeTransport::look_for_the_dead() {
   }
 }
 
+// Whoever hands over to the progress thread leaves nothing put off: then nobody waits at this rank, and whom it activates should not either.
+// Where the application sleeps, the progress thread keeps the time. It uses next to nothing of its core, so it is there as soon as something
+// is due; the application, which has used its share, gets the core back from another rank that computes only milliseconds later.
 std::uint32_t NodeTransport::announce(Sleeper who) {
-  ring_due(Clock::time_point::max());
+  ring_due(who == Sleeper::application ? in_ns(Clock::now()) : kNever - 1);
+  if (const std::int64_t due = due_.load(); due != kNever && due != std::exchange(told_due_, due)) own().bell.ring_for(Sleeper::progress);
   look_for_the_dead();
   return own().bell.announce(who);
+}
+
+// The look at what is due comes after the caller's at the count of rings: of something put off later the ring makes it return.
+void NodeTransport::sleep(Sleeper who, std::uint32_t since, Clock::time_point deadline) {
+  if (who == Sleeper::application) return own().bell.sleep(who, since, deadline);
+  const Clock::time_point due(std::chrono::duration_cast<Clock::duration>(std::chrono::nanoseconds(due_.load())));
+  own().bell.sleep(who, since, std::min(deadline, due));
+  ring_due(in_ns(Clock::now()));
 }
 
 // Not whatever was posted: in a balanced run that would be an activation nearly every time, for which its sender still means to ring.

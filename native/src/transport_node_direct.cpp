@@ -23,7 +23,13 @@ constexpr std::size_t kMostMembers = 4;
 
 }  // namespace
 
-bool NodeTransport::takes_models(std::size_t members) const { return fits_ && members > 1 && members <= kMostMembers; }
+// Not together with one that is known to be late: then the contribution is filled at once, and shared. Where ranks share cores, each
+// member has to be given one again and again, which a model of a few chunks is not worth.
+bool NodeTransport::goes_directly() const {
+  const auto& members = execution_.members;
+  return members.size() <= kMostMembers && (fits_ || chunks_ > kSharedWindow) &&
+         std::all_of(members.begin(), members.end(), [&](int member) { return member == rank_ || comes_soon(member); });
+}
 
 bool NodeTransport::all_present() const {
   return std::all_of(execution_.members.begin(), execution_.members.end(), [&](int member) {
@@ -47,7 +53,7 @@ void NodeTransport::fill_chunk() {
   copy(const_cast<std::byte*>(execution_.contribution) + begin * item, execution_.model + begin * item, bytes, Stores::cached);
   ++filled_;
   told_ = false;
-  node_->desk(rank_).filled.store(tag_ | kPresent | filled_);
+  node_->desk(rank_).filled.store(tag_ | (willing_ ? kPresent : 0) | filled_);
 }
 
 void NodeTransport::average_chunk() {
@@ -71,7 +77,8 @@ Progress NodeTransport::progress_directly() {
   bool any = false;
   for (bool moved = true; moved; any |= moved) {
     moved = false;
-    if (filled_ < chunks_ && filled_ < averaged_ + kWindow) {
+    if (has_put_off()) ring_due(in_ns(Clock::now()));  // of other groups
+    if (filled_ < chunks_ && filled_ < averaged_ + window_) {
       fill_chunk();
       moved = true;
     }
@@ -85,6 +92,8 @@ Progress NodeTransport::progress_directly() {
     told_ = true;
     auto& done = node_->desk(execution_.members.front()).chunks_done;
     done.fetch_add(1);
+    // After it: whoever dies in between is not waited for. A later look finds this version's tag on the desk, or another one's.
+    node_->desk(rank_).filled.store(tag_ | kPresent | kThrough | filled_);
     ring_members();
   }
   // Not for each chunk: a member that sleeps has looked for what this one had then, and waits for more.

@@ -80,8 +80,9 @@ void check_no_errors(const std::vector<std::string>& errors) {
   }
 }
 
-// The transports alone, where it is the test that says who has arrived: rank `late` has not, at odd versions.
-void execute_versions(const Case& now, int late, NodeTransport& transport) {
+// The transports alone, where it is the test that says who has arrived: rank `late` has not, at odd versions. `direct`: whether the others
+// may go the direct way.
+void execute_versions(const Case& now, int late, bool direct, NodeTransport& transport) {
   const int rank = transport.rank();
   const std::size_t item = item_size(now.dtype), bytes = now.count * item;
   Bytes memory(bytes + (now.shift + 1) * item, std::byte{0x5A}), published(bytes);
@@ -112,7 +113,7 @@ void execute_versions(const Case& now, int late, NodeTransport& transport) {
       WAGMA_CHECK(Clock::now() < limit);
     }
     const Bytes mean = mean_of(now, execution.members, t);
-    WAGMA_CHECK(progress.in_model == (late < 0 || t % 2 == 0));
+    WAGMA_CHECK(progress.in_model == (direct && (late < 0 || t % 2 == 0)));
     if (progress.in_model) WAGMA_CHECK(std::memcmp(model, mean.data(), bytes) == 0);
     if (!progress.in_model || execution.publishes_mean) WAGMA_CHECK(std::memcmp(execution.target, mean.data(), bytes) == 0);
     WAGMA_CHECK(std::memcmp(contribution, published.data(), bytes) == 0);
@@ -120,8 +121,8 @@ void execute_versions(const Case& now, int late, NodeTransport& transport) {
   }
 }
 
-void check_transports(const Case& now, int late) {
-  pretended_cores = 0;
+void check_transports(const Case& now, int late, int cores = 0, bool direct = true) {
+  pretended_cores = cores ? cores : now.world_size;
   const auto node = Node::in_process({now.world_size, 3, now.count * accumulator_size(now.dtype)});
   std::vector<std::string> errors(now.world_size);
   std::vector<std::thread> threads;
@@ -129,7 +130,7 @@ void check_transports(const Case& now, int late) {
     threads.emplace_back([&, rank] {
       try {
         NodeTransport transport(node, rank);
-        execute_versions(now, late, transport);
+        execute_versions(now, late, direct, transport);
       } catch (const std::exception& error) {
         errors[rank] = error.what();
       }
@@ -149,6 +150,39 @@ void the_bits_of_the_mean() {
     check_transports({3, 2 * chunk, dtype}, 0);
     check_transports({4, chunk + 1, dtype}, -1);
   }
+}
+
+// Where ranks share cores, only models of many chunks go the direct way; others are filled after the beginning all the same, and shared.
+void ranks_that_share_cores() {
+  constexpr std::size_t kChunk = 32 * 1024;
+  check_transports({3, 17 * kChunk + 5, DType::float32, 0, 3}, -1, 2);
+  check_transports({2, 9 * kChunk, DType::float32}, 1, 1);
+  check_transports({2, 2 * kChunk + 1, DType::float32}, -1, 1, false);
+  check_transports({5, 2 * kChunk, DType::float32}, -1, 5, false);  // too many members
+}
+
+// One that has filled all, and has yet to average, is what the others wait for.
+void whoever_is_not_through_is_named() {
+  pretended_cores = 2;
+  const Case now{2, 1000};
+  const auto node = Node::in_process({2, 2, now.count * sizeof(float)});
+  std::vector<float> models[] = {std::vector<float>(now.count, 1.0f), std::vector<float>(now.count, 3.0f)};
+  std::vector<std::unique_ptr<NodeTransport>> transports;
+  for (int rank = 0; rank < 2; ++rank) transports.push_back(std::make_unique<NodeTransport>(node, rank));
+  for (const int rank : {1, 0}) {
+    Execution execution;
+    execution.members = {0, 1};
+    execution.contribution = transports[rank]->buffer(0);
+    execution.target = transports[rank]->buffer(1);
+    execution.count = now.count;
+    execution.divisor = 2;
+    execution.model = reinterpret_cast<std::byte*>(models[rank].data());
+    transports[rank]->begin(execution);
+    WAGMA_CHECK(!transports[rank]->progress().released);
+    WAGMA_CHECK(transports[rank]->missing() == std::vector<int>{1 - rank});
+  }
+  WAGMA_CHECK(transports[1]->progress().in_model && transports[0]->progress().in_model);
+  WAGMA_CHECK(transports[0]->missing().empty() && models[0] == models[1] && models[0].front() == 2.0f);
 }
 
 // Whole engines, where all are fresh at each sync.
@@ -280,6 +314,8 @@ void a_failure_leaves_the_array() {
 
 int main() {
   return run_tests({{"the_bits_of_the_mean", the_bits_of_the_mean},
+                    {"ranks_that_share_cores", ranks_that_share_cores},
+                    {"whoever_is_not_through_is_named", whoever_is_not_through_is_named},
                     {"syncs", syncs},
                     {"a_syncs_mean_is_published", a_syncs_mean_is_published},
                     {"interrupted_callers", interrupted_callers},

@@ -95,9 +95,24 @@ void cuts_cover(int members, std::size_t count, std::size_t item) {
   expect(scratch <= std::max(std::size_t{5} << 20, model / 4), "scratch is far below a model", members, count);
 }
 
+void slices_cover_the_model() {
+  for (const std::size_t count : {1u, 5u, 16u, 31u, 33u, 64u, 1000u}) {
+    for (int slices = 1; slices <= 9; ++slices) {
+      std::size_t end = 0;
+      for (int i = 0; i < slices; ++i) {
+        const Slice slice = slice_of(count, slices, i);
+        expect(slice.begin == end && slice.end >= slice.begin, "slices follow each other", slices, count);
+        end = slice.end;
+      }
+      expect(end == count, "slices cover the model", slices, count);
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
+  slices_cover_the_model();
   for (const bool whole : {false, true}) {
     for (int members = 1; members <= 17; ++members) {
       for (const std::size_t count : {1, 2, 3, 5, 16, 31, 64, 300}) plans_add_up(members, count, whole);

@@ -111,6 +111,45 @@ void mailbox_keeps_the_highest() {
   WAGMA_CHECK(!receiver.poll_activation() && !receiver.news());
 }
 
+// A sender that expects the receiver soon posts and does not ring; whatever thread of it comes first rings when it is due, if the receiver has
+// not looked by then. For one that came late it rings at once, until that is long ago.
+void ringing_is_put_off() {
+  const auto node = Node::in_process({2, 2, 64});
+  NodeTransport sender(node, 0), receiver(node, 1);
+  Execution execution;
+  execution.members = {0, 1};
+  execution.contribution = sender.buffer(0);
+  execution.target = sender.buffer(1);
+  execution.count = 8;
+  sender.begin(execution);
+  sender.send_activation(1, {1, 0});
+  WAGMA_CHECK(!receiver.news());
+  const auto begun = Clock::now();
+  sender.announce(Sleeper::application);
+  while (!receiver.news()) {
+    sender.sleep(Sleeper::progress, sender.wakes(), in(5000));
+    WAGMA_CHECK(Clock::now() - begun < std::chrono::seconds(2));
+  }
+  WAGMA_CHECK(Clock::now() - begun >= std::chrono::microseconds(20) && receiver.poll_activation()->version == 1);
+  sender.send_activation(1, {2, 0});
+  WAGMA_CHECK(receiver.poll_activation()->version == 2);  // by itself
+  sender.announce(Sleeper::progress);
+  WAGMA_CHECK(!receiver.news());
+  sender.send_activation(1, {3, 0});
+  WAGMA_CHECK(!receiver.news());
+  sender.announce(Sleeper::progress);  // computes next: nothing is left
+  WAGMA_CHECK(receiver.news() && receiver.poll_activation()->version == 3);
+  receiver.note_lateness(std::chrono::milliseconds(10));
+  sender.send_activation(1, {4, 0});
+  WAGMA_CHECK(receiver.news() && receiver.poll_activation()->version == 4);
+  receiver.note_lateness(Clock::duration::zero());  // once, perhaps by chance
+  sender.send_activation(1, {5, 0});
+  WAGMA_CHECK(receiver.news() && receiver.poll_activation()->version == 5);
+  for (int i = 0; i < 10; ++i) receiver.note_lateness(Clock::duration::zero());
+  sender.send_activation(1, {6, 0});
+  WAGMA_CHECK(!receiver.news());
+}
+
 void first_failure_stays() {
   const auto node = Node::create({3, 1, 64});
   const auto other = mapped_again(*node);
@@ -303,6 +342,7 @@ int main() {
                     {"killed_rank_leaves_limited_waits", killed_rank_leaves_limited_waits},
                     {"doorbell_rings", doorbell_rings},
                     {"mailbox_keeps_the_highest", mailbox_keeps_the_highest},
+                    {"ringing_is_put_off", ringing_is_put_off},
                     {"first_failure_stays", first_failure_stays},
                     {"ends_agree", ends_agree},
                     {"tags_wrap_on_one_mapping", tags_wrap_on_one_mapping},

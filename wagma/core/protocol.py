@@ -29,7 +29,8 @@ Rules (W section 3 and algorithm 2, made precise):
 * A sync starts on the rank's own arrival only, and fences later versions. Its activations matter to closed ranks alone.
 * Fresh is decided at the atomic publish: fresh if the version has not started here, else late. A late rank merges the execution
   in progress at that instant, else the newest completed one; never one begun after.
-* A completed sync replaces the published model by its result, stamped with the sync's version. The initial model has stamp -1.
+* A completed sync replaces the published model by its result, stamped with the sync's version. The initial model has stamp
+  schedule.begin - 1: a run that is resumed after a sync has that sync's result as it, and goes on as if it had gone through the sync.
 * A closed rank is a rank that skips all further updates: it takes part passively, and at a sync its model counts as published
   for that sync (stamp = version), since it is what the rank would have arrived with.
 * At most one contribution is being read: the next version starts when the last one is executed and read.
@@ -125,13 +126,14 @@ class Machine:
         self.next_version = schedule.first  # lowest version that has not started
         self.executing = NONE  # version started and not yet done
         self.activated = NONE  # all versions <= this are activated here
-        self.arrived = NONE  # version of the last arrival
+        self.arrived = schedule.begin - 1  # version of the last arrival
         self.waiting = NONE  # version in which the application waits
         self.fresh = 0  # whether the last arrival was before its version started
         self.merge_at = NONE  # version whose completion releases the application
         self.merged = NONE  # newest version merged so far
-        self.stamp = NONE  # iteration for which the published model was published, or the sync that replaced it
-        self.oldest = NONE  # of the gradients published or retracted; the same as `stamp` for a model
+        # Iteration for which the published model was published, or the sync that replaced it.
+        self.stamp = NONE if schedule.accumulate else schedule.begin - 1
+        self.oldest = self.stamp  # of the gradients published or retracted; the same as `stamp` for a model
         self.closed = 0
         self.last = DEFAULT_FINISH
         self.solo_from = NONE  # from this version on everybody may activate, as somebody has closed; NONE: nobody has

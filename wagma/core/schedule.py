@@ -51,7 +51,8 @@ class Schedule:
     `grouped` False leaves the syncs only. `fixed`: the groups of version 0 in every version, one of
     W's ablations. `initiators`: how many ranks may activate a version, 0 (everybody) to world_size; `seed` decides which.
     `accumulate`: contributions to group versions are sums of what no version has taken yet (gradients, E) instead of the newest that
-    was published (models, W). Raises ValueError for values out of range.
+    was published (models, W). `begin`: the first iteration, 0 or where a resumed run goes on; what versions are does not depend on it.
+    Raises ValueError for values out of range.
     """
 
     world_size: int
@@ -62,6 +63,7 @@ class Schedule:
     initiators: int = EVERYBODY
     seed: int = 0
     accumulate: bool = False
+    begin: int = 0
 
     def __post_init__(self) -> None:
         if self.world_size < 1:
@@ -77,11 +79,13 @@ class Schedule:
             raise ValueError(f"seed = {self.seed}: must be from 0 to 2^63 - 1")
         if self.accumulate and not self.grouped:
             raise ValueError("accumulate = True: must be False without group collectives")
+        if self.begin < 0:
+            raise ValueError(f"begin = {self.begin}: must be at least 0")
 
     @property
     def first(self) -> int:
         """The first version."""
-        return self.next(-1)
+        return self.next(self.begin - 1)
 
     def next(self, version: int) -> int:
         """The version that follows `version` (which may be any iteration, or -1)."""
@@ -117,7 +121,7 @@ class Schedule:
         return candidates(self.world_size, self.initiators, self.seed, version)
 
     def staleness_bound(self, version: int) -> int:
-        """Largest possible version - stamp: 0 at a sync; it grows by one an iteration since (stamp -1: the initial model).
+        """Largest possible version - stamp: 0 at a sync; it grows by one an iteration since (stamp begin - 1: the initial model).
 
         Where contributions accumulate, stamp is that of the oldest gradient: none is left from before or at a sync, so it is one less.
         """

@@ -32,6 +32,8 @@ class alignas(64) Doorbell {
   // After posting something: wakes whoever sleeps. Returns whether a system call was needed.
   bool ring();
   bool is_asleep() const { return attention_.load() != 0; }
+  // Wakes that thread, whatever has been announced.
+  void ring_for(Sleeper who);
   // Wakes both threads, whatever they have announced.
   void ring_all();
 

@@ -61,6 +61,9 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
+  // Of a run that is resumed: the first iteration is `begin`, and `initial` is what is contributed until the first arrival. Every rank calls
+  // it before any of them arrives, and the caller sees to it that none does before all have called. Throws ProtocolError after an arrival.
+  void begin_at(Version begin, const void* initial);
   // Publishes `own` for `version` and waits until there is something to merge. Throws CollectiveTimeout, PeerFailed,
   // TransportError, ProtocolError. After an Outcome with group_length > 0 exactly one of the next two has to follow.
   // Where the model is resident, `own` is nullptr here and below: published is what lies in live().
@@ -113,6 +116,7 @@ class Engine {
     ExecutionRecord record;
     Result result;
     std::byte* model = nullptr;  // the application's array, which the transport takes the contribution from
+    bool behind = false;         // nor has this rank arrived for the version before
   };
 
   // Under mutex_:
@@ -121,8 +125,10 @@ class Engine {
   Begun begun_of(const Start& start);
   void finish_iteration();
   void require_running() const;
+  Clock::duration lateness(Version version) const;
 
   // Of the application (engine.cpp):
+  void fill(const Machine& machine, const void* initial);
   int live_buffer(const Tick& tick);
   Outcome arrive_with(Version version, const void* own, std::byte* model, const Tick& tick);
   void publish(Version version, const void* own, int live, std::byte* model);
@@ -182,6 +188,7 @@ class Engine {
   std::optional<std::string> abort_;  // the application gives up, with this message
   bool closing_ = false;              // the application has closed
   bool finished_ = false;             // ended in order
+  Clock::time_point completed_at_;    // when result_ was there
   Clock::time_point last_sign_;       // last event from a peer, completed execution, arrival
   Clock::time_point since_;           // when the application began what it does now
   bool merging_pending_ = false;      // it has been released, and has not merged yet

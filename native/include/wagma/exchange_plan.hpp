@@ -14,9 +14,16 @@
 #include <cstddef>
 #include <vector>
 
-#include "wagma/transport.hpp"
-
 namespace wagma {
+
+// Element range [begin, end) of slice `index` of `slices`: sizes differ by at most one element, rounded to whole cache lines
+// where that still leaves work for everyone.
+struct Slice {
+  std::size_t begin;
+  std::size_t end;
+  std::size_t size() const { return end - begin; }
+};
+Slice slice_of(std::size_t count, int slices, int index);
 
 struct Move {  // a message in either direction, or in none where a part is empty
   int peer;    // index among the members

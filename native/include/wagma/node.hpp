@@ -33,6 +33,8 @@ struct alignas(64) Mailbox {
   std::array<Atomic<Version>, kDimensions> rung;
   // What the receiver has taken: a sender that put off ringing need not ring any more.
   alignas(64) std::array<Atomic<Version>, kDimensions> taken;
+  // How late the rank was (Transport::note_lateness), ns, less for what is longer ago; a hint whether to put off ringing. By the rank itself.
+  Atomic<std::int64_t> lateness;
 };
 
 // What one rank shows of its present execution. Written by the rank itself before `begun`, which publishes it together with the
@@ -43,7 +45,7 @@ struct alignas(64) Desk {
   Atomic<std::int64_t> contribution;  // offset in the segment; -1: null
   Atomic<std::int64_t> target;
   Atomic<std::int32_t> divisor;
-  // How many chunks of the contribution are there, with the version's tag, and whether this rank is present (transport_node_direct.cpp).
+  // How many chunks of the contribution are there, with the version's tag, and whether this rank is present, and through (transport_node_direct.cpp).
   alignas(64) Atomic<std::uint64_t> filled;
   // Chunks of the version's data, where this rank is the first member of its group: the next one that nobody has taken, and how many
   // are done. The upper half is the version's tag: a member that looks late would otherwise take a chunk of the next version.

@@ -26,11 +26,12 @@ struct Schedule {
   int initiators = 0;       // how many ranks may activate a version; 0: everybody
   std::int64_t seed = 0;    // of which these are
   bool accumulate = false;  // group versions add up undelivered gradients instead of the newest models
+  Version begin = 0;        // the first iteration: 0, or where a resumed run goes on
 
   void check() const;  // throws std::invalid_argument with one line that names the value and what is allowed
   Version next(Version version) const;
   Version previous(Version version) const;
-  Version first() const { return next(-1); }
+  Version first() const { return next(begin - 1); }
   bool is_sync(Version version) const;
   Group group(int rank, Version version) const;
   bool selective() const { return initiators != 0 && initiators != world_size; }

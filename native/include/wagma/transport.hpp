@@ -75,15 +75,6 @@ struct Progress {
   bool in_model = false;  // with `summed`: sum / divisor is in the model and not in the target
 };
 
-// Element range [begin, end) of slice `index` of `slices`: sizes differ by at most one element, rounded to whole cache lines
-// where that still leaves work for everyone.
-struct Slice {
-  std::size_t begin;
-  std::size_t end;
-  std::size_t size() const { return end - begin; }
-};
-Slice slice_of(std::size_t count, int slices, int index);
-
 class Transport {
  public:
   virtual ~Transport() = default;
@@ -98,6 +89,9 @@ class Transport {
   virtual std::size_t buffer_bytes() const = 0;
 
   virtual void send_activation(int to, Activation activation) = 0;
+  // How long after the end of a version that began without this rank its application came for it: zero if it came before, max() if the
+  // next one has begun without it, too. Peers may go by it in when they wake this rank; nothing else depends on it. From any thread.
+  virtual void note_lateness(Clock::duration) {}
   virtual std::optional<Activation> poll_activation() = 0;
 
   // One execution at a time: begin() only after the last one was released.
@@ -127,8 +121,8 @@ class Transport {
   virtual void abandon() noexcept = 0;
 
   // Sleeping, in two steps (doorbell.hpp): after `announce` the caller looks once more for work, then sleeps. `sleep` ends when something
-  // may have happened, at wake(), or at `deadline`; it needs no right to drive. A wake() since `announce` makes it return at once:
-  // without that memory a wake between look and sleep would be lost.
+  // may have happened, at wake(), or at `deadline`, or before; it needs no right to drive. A wake() since
+  // `announce` makes it return at once: without that memory a wake between look and sleep would be lost.
   virtual std::uint32_t announce(Sleeper who) = 0;
   virtual std::uint32_t wakes() const = 0;  // what `announce` returns, from any thread, without announcing anything
   virtual void sleep(Sleeper who, std::uint32_t since, Clock::time_point deadline) = 0;

@@ -10,6 +10,8 @@
 // the version's tag, in the desk of the first member: if that member has gone on, the tag differs, and so all chunks are done.
 #pragma once
 
+#include <array>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -30,10 +32,11 @@ class NodeTransport final : public Transport {
   std::size_t buffer_bytes() const override { return node_->plan().buffer_bytes; }
 
   void send_activation(int to, Activation activation) override;
+  void note_lateness(Clock::duration late) override;
   std::optional<Activation> poll_activation() override;
   void begin(const Execution& execution) override;
   Progress progress() override;
-  bool takes_models(std::size_t members) const override;
+  bool takes_models(std::size_t members) const override { return members > 1; }
   bool withdraw() override;
   std::vector<int> missing() override;
   std::string standing() override;
@@ -47,7 +50,7 @@ class NodeTransport final : public Transport {
 
   std::uint32_t announce(Sleeper who) override;
   std::uint32_t wakes() const override { return own().bell.count(); }
-  void sleep(Sleeper who, std::uint32_t since, Clock::time_point deadline) override { own().bell.sleep(who, since, deadline); }
+  void sleep(Sleeper who, std::uint32_t since, Clock::time_point deadline) override;
   bool news() const override;
   void awake() override { own().bell.awake(); }
   void wake() override { own().bell.ring_all(); }
@@ -55,14 +58,9 @@ class NodeTransport final : public Transport {
   void pause(Clock::duration idle) override;
 
  private:
-  struct Unrung {  // posted, and not yet rung for
-    int rank;
-    int dimension;
-    Version version;
-    Clock::time_point due;
-  };
-
   Mailbox& own() const { return node_->mailbox(rank_); }
+  bool comes_soon(int rank) const;
+  bool goes_directly() const;
   bool all_begun() const;
   bool all_filled(std::size_t chunk) const;
   bool all_present() const;
@@ -74,7 +72,9 @@ class NodeTransport final : public Transport {
   bool complete() const;
   void ring_members() const;
   static void ring_for(Mailbox& mailbox, int dimension, Version version);
-  void ring_due(Clock::time_point now);
+  void put_off(int dimension, Version version);
+  bool has_put_off() const { return due_.load(std::memory_order_relaxed) != kNever; }
+  void ring_due(std::int64_t now);
   void look_for_the_dead();
 
   const std::shared_ptr<Node> node_;
@@ -82,7 +82,13 @@ class NodeTransport final : public Transport {
   const int dimensions_;  // of the activation trees
   Clock::duration patience_{};
   Clock::duration grace_{};
-  std::vector<Unrung> unrung_;
+  // What was posted and not yet rung for, by dimension (-1: nothing), and when that is due, in ns of the clock. Written by whoever drives;
+  // taken by that thread, or by the progress thread, which keeps the time while the application sleeps. An entry is written before `due_`,
+  // which is cleared before entries are taken: so no entry stays that nothing is due for. Each is taken once.
+  static constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
+  std::array<Atomic<Version>, Mailbox::kDimensions> unrung_;
+  Atomic<std::int64_t> due_{kNever};
+  std::int64_t told_due_ = kNever;  // to the progress thread
   Clock::time_point looked_{};  // for processes that have ended
   // The newest version (lowest, for solo) taken from each dimension; dimensions at which the next look begins.
   std::vector<Version> activated_, solo_from_;
@@ -91,11 +97,11 @@ class NodeTransport final : public Transport {
   Execution execution_;
   bool running_ = false;
   bool met_ = false;  // all members have begun
-  // Every rank has a core of its own. Atomic, as the application asks takes_models() while the progress thread may begin an execution.
-  Atomic<bool> fits_{false};
-  bool present_ = false, direct_ = false;
+  bool fits_ = false;                       // every rank has a core of its own
+  bool present_ = false, willing_ = false;  // there is a model to fill from; and this rank would go the direct way
+  bool direct_ = false;
   bool counted_ = false, told_ = true;      // that this member is through; of what it has filled
-  std::size_t filled_ = 0, averaged_ = 0;  // chunks
+  std::size_t filled_ = 0, averaged_ = 0, window_ = 0;  // chunks
   std::uint64_t tag_ = 0;
   std::size_t chunk_items_ = 0, chunks_ = 0;
   Stores stores_ = Stores::cached;
