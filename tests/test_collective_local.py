@@ -160,7 +160,7 @@ def test_first_error_is_raised_with_its_rank_and_peers_hear_of_it() -> None:
     with pytest.raises(ValueError, match="bad batch") as caught:
         run_local(4, program)
     assert caught.value.__notes__ == ["raised by rank 2 of 4"]
-    assert time.monotonic() - begun < 5.0
+    assert time.monotonic() - begun < 15.0  # whoever is not told waits for 20 s
     assert heard == 3 * ["rank 2 failed: ValueError: bad batch"]
 
 
@@ -168,7 +168,7 @@ def test_timeout_names_who_is_missing() -> None:
     def program(comm: LocalCommunicator) -> None:
         with GroupAllreduce(comm, np.zeros(4), 2, 1, timeout_s=0.3) as collective:
             if comm.rank == 1:
-                time.sleep(1.0)
+                time.sleep(2.0)
                 return
             collective.average()
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 
 import processes
 import pytest
+
+from wagma.cli import main, parser
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -18,18 +21,30 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
-def all_blocks(language: str) -> list[tuple[str, int, str]]:
-    return [(page.name, n, text) for page in PAGES for n, text in enumerate(blocks(page, language))]
+#: Python blocks by page and number; those that need ranks are run on two.
+PROGRAMS = {f"{page.stem}.{n}.py": text for page in PAGES for n, text in enumerate(blocks(page, "python"))}
+PARALLEL = [name for name, code in PROGRAMS.items() if "distribute(" in code or "MPI." in code]
+ALONE = [name for name in PROGRAMS if name not in PARALLEL]
+
+
+def through(names: list[str], folder: Path, *start: str) -> str:
+    """The output of all these programs in one interpreter (for each rank). A failure's traceback names the file and the line."""
+    for name in names:
+        (folder / name).write_text(PROGRAMS[name])
+    return processes.run([*start, str(ROOT / "tests" / "run_blocks.py"), *names], folder)
+
+
+def test_python_blocks_run(tmp_path: Path) -> None:
+    output = through(ALONE, tmp_path, sys.executable)
+    for name in ALONE:
+        assert f"through: {name}" in output
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize(("page", "number", "code"), all_blocks("python"))
-def test_python_blocks_run(page: str, number: int, code: str, tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(code)
-    parallel = "distribute(" in code or "MPI." in code
-    start = ["mpiexec", "-n", "2", sys.executable, "-m", "mpi4py"] if parallel else [sys.executable]
-    processes.run([*start, str(program)], tmp_path)
+def test_python_blocks_run_on_ranks(tmp_path: Path) -> None:
+    output = through(PARALLEL, tmp_path, "mpiexec", "-n", "2", sys.executable, "-m", "mpi4py")
+    for name in PARALLEL:
+        assert output.count(f"through: {name}") == 2
 
 
 def commands(page: Path) -> list[str]:
@@ -37,16 +52,61 @@ def commands(page: Path) -> list[str]:
     return [line[2:].split("#")[0].strip() for line in lines]
 
 
-@pytest.mark.mpi
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_run(page: Path, tmp_path: Path) -> None:
+#: What takes long in a command depends on its size alone, or goes into starting a process for each core: whether it runs can be seen
+#: with less.
+SMALLER = [
+    (r"(--iterations |iterations=)\d+", r"\g<1>20"),
+    (r"--ranks 1024", "--ranks 64"),
+    (r"-n 4(?!.*--times)", "-n 2"),  # times are for a simulation of as many ranks
+    (r"^wagma (sweep|compare) .*", r"\g<0> --jobs 1"),
+]
+
+
+def smaller(command: str) -> str:
+    for pattern, text in SMALLER:
+        command = re.sub(pattern, text, command)
+    sized = not re.match("wagma (simulate|train|compare) ", command) or "iterations" in command
+    return command if sized else f"{command} --iterations 3"
+
+
+def run_command(command: str, folder: Path) -> None:
+    first, *words = shlex.split(command)
+    if first == "make":  # these run this test; that the targets exist is what can be checked here
+        assert f"\n{words[0]}:" in (ROOT / "Makefile").read_text()
+    elif "--real" in words:  # a job for each algorithm and seed: minutes to hours
+        parser().parse_args(words)
+    elif first == "wagma" and words[0] not in ("train", "demo", "bench"):
+        assert main(words) == 0, command
+    else:
+        assert first in ("wagma", "python", "mpiexec"), f"{command}: this test does not know how to run it"
+        processes.run([sys.executable, "-m", first, *words] if first == "wagma" else [first, *words], folder)
+
+
+def pages_with_commands() -> list[object]:
+    """Pages, marked if one of their commands starts ranks."""
+    ranks = re.compile(r"^(wagma train|mpiexec|python)")
+    marks = {True: [pytest.mark.mpi], False: []}
+    return [pytest.param(p, id=p.name, marks=marks[any(map(ranks.match, commands(p)))]) for p in PAGES if commands(p)]
+
+
+@pytest.mark.parametrize("page", pages_with_commands())
+def test_commands_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("examples", "tools"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    monkeypatch.chdir(tmp_path)
     for command in commands(page):
-        words = command.split()
-        if words[0] == "make":  # these run this test; that the targets exist is what can be checked here
-            assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text()
-            continue
-        assert words[0] == "wagma", f"{page.name}: {command}: this test does not know how to run it"
-        processes.run([sys.executable, "-m", *words], tmp_path)
+        run_command(smaller(command), tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.mpi
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
+def test_commands_run_as_printed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("examples", "tools"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    monkeypatch.chdir(tmp_path)
+    for command in commands(page):
+        run_command(command, tmp_path)
 
 
 @pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: str(page.relative_to(ROOT)))

@@ -74,7 +74,7 @@ def test_lacking_an_initiator_is_said(capfd: pytest.CaptureFixture[str]) -> None
         with GroupAllreduce(comm, np.zeros(4), 2, "never", initiators="majority", seed=3, watchdog_s=0.1) as collective:
             (drawn,) = collective.schedule.candidates(0)
             if comm.rank == drawn:
-                time.sleep(0.5)
+                time.sleep(1.5)
             collective.average()
         return drawn
 
@@ -99,7 +99,7 @@ from wagma.real.local import LocalCommunicator, _World
 def program(comm):
     with GroupAllreduce(comm, np.zeros(4)), GroupAllreduce(comm, np.zeros(4)):
         os.kill(os.getpid(), signal.SIGUSR1)
-        time.sleep(1.2)
+        time.sleep(2.5)
 program(LocalCommunicator(_World(1), 0))
 print(len(heard))
 """

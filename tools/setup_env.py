@@ -34,7 +34,7 @@ VENV = ROOT / ".venv"
 BUILD = ROOT / "build"
 STAMP = VENV / "wagma-setup.json"
 LOG = BUILD / "setup.log"
-EXTRAS = ("torch", "plot", "frames", "parquet", "mpi", "dev")
+EXTRAS = ("torch", "rl", "plot", "frames", "parquet", "tensorboard", "mpi", "dev")
 CUDA_PREFIXES = ("nvidia-", "cuda-", "triton")
 TORCH_DOWNLOAD = re.compile(r"Downloading \S*?torch-([^-\s]+)-\S+\.whl \(")
 
@@ -276,11 +276,15 @@ def editable(venv: Path) -> list[str]:
     return pip("--python", str(venv / "bin" / "python"), *install)
 
 
-def build_options(venv: Path, folder: str) -> list[str]:
-    """What to add to build the native modules in a folder of build/, incrementally, with the environment's MPI."""
+def build_options(venv: Path, folder: str, built: str = "") -> list[str]:
+    """What to add to build the native modules in a folder of build/, incrementally, with the environment's MPI.
+
+    What does not depend on MPI is taken from the folder `built` instead, if there is one.
+    """
     settings = {
         "build-dir": f"build/{folder}",
         "cmake.define.MPI_CXX_COMPILER": str(venv / "bin" / "mpicxx"),
+        "cmake.define.WAGMA_BUILT": str(BUILD / built) if built else "",
     }
     return ["--verbose", *(f"--config-settings={key}={value}" for key, value in settings.items())]
 

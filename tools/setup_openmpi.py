@@ -86,7 +86,9 @@ def set_up() -> None:
         create(requirement)
     STAMP.write_text(json.dumps({"environment": environment}))
     say("building the native kernel for Open MPI")
-    run_step([*editable(VENV), *build_options(VENV, "editable-openmpi")], "building the native kernel for Open MPI")
+    run_step(
+        [*editable(VENV), *build_options(VENV, "editable-openmpi", built="editable")], "building the native kernel for Open MPI"
+    )
     check()
     STAMP.write_text(json.dumps({"environment": environment, "installation": installation}))
     say(f"ready after {time.monotonic() - start:.0f} s: .venv-openmpi/bin/wagma")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 
 import numpy as np
 from ranks import COMM, RANK, say
@@ -14,14 +15,23 @@ from wagma.real.kernel import mpi_native
 
 CONTRIBUTION, TARGET = 0, 1
 SCRATCH_LIMIT = 4 << 20  # bytes, however long the model
+COUNTS = [int(text) for text in sys.argv[1].split(",") if text != "absent"]
+STRIDE, STARTS = 1000, 100  # versions are this far apart, since tags repeat after about two thousand
+
+
+@cache
+def numbers(rank: int, length: int) -> np.ndarray:
+    """Numbers that cancel: of magnitudes far apart and both signs, so that nearly every other order of additions rounds differently."""
+    draws = np.random.default_rng(rank)
+    values = draws.uniform(-1, 1, length) * 2.0 ** draws.integers(-8, 8, length)
+    values[draws.random(length) < 0.05] = -0.0
+    return values
 
 
 def contribution(rank: int, version: int, count: int, dtype: str) -> np.ndarray:
-    """Numbers that cancel: of magnitudes far apart and both signs, so that nearly every other order of additions rounds differently."""
-    draws = np.random.default_rng((rank, version))
-    values = draws.uniform(-1, 1, count) * 2.0 ** draws.integers(-8, 8, count)
-    values[draws.random(count) < 0.05] = -0.0
-    return values.astype(dtype)
+    """Of a rank's numbers, those from where the version says: no two versions have the same."""
+    begin = version // STRIDE % STARTS
+    return numbers(rank, max(COUNTS) + STARTS)[begin : begin + count].astype(dtype)
 
 
 def contributes(rank: int, version: int) -> bool:
@@ -66,20 +76,19 @@ def absent() -> None:
 
 def main() -> None:
     """Arguments: counts (with commas) dtypes, or "absent". Groups of every length that the ranks allow, several at a time."""
-    if sys.argv[1] == "absent":
+    if not COUNTS:
         absent()
         return
-    counts = [int(text) for text in sys.argv[1].split(",")]
     dtypes = sys.argv[2].split(",")
-    transport = mpi_native().connect(COMM.py2f(), 2, max(counts) * 8, 20.0)
+    transport = mpi_native().connect(COMM.py2f(), 2, max(COUNTS) * 8, 20.0)
     version = 0
     for dtype in dtypes:
-        for count in counts:
+        for count in COUNTS:
             for length in range(1, COMM.size + 1):
                 members = [(m + version) % COMM.size for m in range(COMM.size)]  # in an order of their own
                 place = members.index(RANK) // length * length
                 check(transport, version, members[place : place + length], count, dtype)
-                version += 1000  # tags repeat after about two thousand
+                version += STRIDE
     assert transport.scratch_bytes <= SCRATCH_LIMIT, transport.scratch_bytes
     transport.leave(20.0)
     say(f"ok, {transport.scratch_bytes} bytes of scratch")
