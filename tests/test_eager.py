@@ -11,16 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-import wagma
 from wagma.algorithms import ALGORITHMS
-from wagma.cli import main
 from wagma.core.averaging import add, with_zeros
 from wagma.core.effects import Value
 from wagma.core.mixing import bits
 from wagma.core.protocol import NONE
 from wagma.core.schedule import Schedule
 from wagma.core.trees import tree_sum
-from wagma.errors import InputError
 from wagma.scenario import Scenario, read
 from wagma.sim.driver import Run, simulate
 from wagma.sim.numerics import Nothing, Replicas, Symbols
@@ -310,20 +307,6 @@ def test_without_imbalance_it_is_allreduce_sgd(ranks: int) -> None:
     models = [{(a.rank, a.iteration): a.model_digest for a in trace.iterations} for trace in traces]
     assert models[0] == models[1]
     assert all(a.fresh for a in traces[0].iterations)
-
-
-def test_real_ranks_do_not_have_it_yet(capsys: pytest.CaptureFixture[str]) -> None:
-    torch = pytest.importorskip("torch")
-    local = pytest.importorskip("wagma.real.local")
-    assert main(["train", "digits", "-n", "2", "--algorithm", "eager_sgd"]) == 2
-    assert capsys.readouterr().err.startswith("wagma: error: algorithm = 'eager_sgd': simulator only so far; real ranks have: ")
-    model = torch.nn.Linear(2, 1)
-
-    def program(comm: Any) -> None:
-        wagma.distribute(torch.optim.SGD(model.parameters(), 0.1), model, "eager_sgd", comm=comm)
-
-    with pytest.raises(InputError, match="algorithm = 'eager_sgd': simulator only so far"):
-        local.run_local(2, program)
 
 
 def test_schedule() -> None:

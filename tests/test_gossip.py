@@ -17,7 +17,6 @@ from wagma.cli import main, parser
 from wagma.commands import train
 from wagma.core.effects import Algorithm, Barrier, ComputeGradient, Exchange, PairAverage, RankView, Value
 from wagma.errors import InputError, WagmaError
-from wagma.real.algorithms import real_algorithms
 from wagma.results import summarize
 from wagma.scenario import read
 from wagma.sim.driver import simulate
@@ -474,35 +473,22 @@ def test_settings_are_checked(algorithm: str, key: str, value: object, allowed: 
         read(scenario_table(3, 2, algorithms={algorithm: {key: value}}), "settings")
 
 
+def test_all_algorithms_of_a_real_run_are_all() -> None:
+    options = parser().parse_args(["train", "digits", "--algorithms", "all"])
+    assert [name for _, name in train._plan(options, 2)] == list(ALGORITHMS)
+
+
 @pytest.mark.parametrize("algorithm", GOSSIP)
-def test_real_ranks_refuse_what_they_do_not_have(algorithm: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_that_no_collective_averages_cannot_be_resident(algorithm: str, capsys: pytest.CaptureFixture[str]) -> None:
     """In one line, before any rank is started."""
-    assert main(["train", "digits", "-n", "2", "--algorithms", f"wagma_sgd,{algorithm}"]) == 2
+    assert main(["train", "digits", "-n", "2", "--resident", "--algorithms", f"wagma_sgd,{algorithm}"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     (line,) = err.splitlines()
-    assert line.startswith(f"wagma: error: algorithm = '{algorithm}': simulator only so far; real ranks have: ")
-    assert line.split(": ")[-1].split(", ") == real_algorithms()
-
-
-def test_all_algorithms_of_a_real_run_are_those_it_has() -> None:
-    assert set(real_algorithms()) >= {"wagma_sgd", "allreduce_sgd", "local_sgd", "ideal"}
-    assert not {*GOSSIP} & set(real_algorithms())
-    options = parser().parse_args(["train", "digits", "--algorithms", "all"])
-    assert [name for _, name in train._plan(options, 2)] == real_algorithms()
-
-
-@pytest.mark.parametrize("algorithm", GOSSIP)
-def test_distribute_refuses_what_it_does_not_have(algorithm: str) -> None:
-    torch = pytest.importorskip("torch")
-    local = pytest.importorskip("wagma.real.local")
-    model = torch.nn.Linear(2, 1)
-
-    def program(comm: Any) -> None:
-        wagma.distribute(torch.optim.SGD(model.parameters(), 0.1), model, algorithm, comm=comm)
-
-    with pytest.raises(InputError, match=f"algorithm = '{algorithm}': simulator only so far; real ranks have: .*wagma_sgd"):
-        local.run_local(2, program)
+    assert line == (
+        f"wagma: error: resident = True: {algorithm} averages no models in collectives; must be False, or the algorithm one of "
+        "local_sgd, wagma_sgd"
+    )
 
 
 @pytest.mark.parametrize("algorithm", GOSSIP)

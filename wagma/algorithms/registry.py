@@ -57,6 +57,15 @@ class Specification:
             case Collectives.EVERY | Collectives.NONE | Collectives.NEIGHBOURS | Collectives.PAIRS:
                 return Schedule(world_size, 1, 1, grouped=False)
 
+    def staleness_bound(self, schedule: Schedule) -> int | None:
+        """The staleness that the algorithm promises not to exceed; None where nothing bounds it."""
+        match self.collectives:
+            case Collectives.NEIGHBOURS:
+                return 0
+            case Collectives.PAIRS:
+                return None
+        return schedule.worst_staleness
+
     def exchanged_twice(self, iteration: int) -> InputError:
         """What an engine raises if the algorithm exchanges with neighbours again in an iteration: messages have its number alone."""
         return InputError(

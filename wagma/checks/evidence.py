@@ -78,7 +78,7 @@ class Run:
         #: Version -> group, as its members name it -> their executions.
         self.groups: defaultdict[int, dict[Group, list[Execution]]] = defaultdict(dict)
         #: By rank, the last version at which it arrived; it closed after that one.
-        self.last_arrival: defaultdict[int, int] = defaultdict(lambda: -1)
+        self.last_arrival: defaultdict[int, int] = defaultdict(lambda: self.schedule.begin - 1)
         known = range(self.ranks)
         records: list[Execution | Iteration | ExchangeRecord] = [*trace.executions, *trace.iterations, *trace.exchanges]
         self.strangers = sorted({record.rank for record in records} - set(known))
@@ -99,13 +99,13 @@ class Run:
         for x in sorted((x for x in trace.exchanges if x.rank in known), key=lambda x: x.sequence):
             self.exchanges[x.rank].append(x)
             self.exchange.setdefault((x.role, *asked(x)), x)
-        #: The last version at which any rank arrived; -1: none.
-        self.last = max(self.last_arrival.values(), default=-1)
+        #: The last version at which any rank arrived; before the first: none.
+        self.last = max(self.last_arrival.values(), default=self.schedule.begin - 1)
 
     @property
     def complete(self) -> bool:
         """Whether all iterations of all ranks are on record."""
-        wanted = list(range(self.trace.scenario.iterations))
+        wanted = list(range(self.schedule.begin, self.trace.scenario.iterations))
         return all([a.iteration for a in self.iterations[rank]] == wanted for rank in range(self.ranks))
 
     def early_ns(self, a: Iteration) -> int:

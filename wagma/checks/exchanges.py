@@ -187,13 +187,18 @@ _Begins = tuple[list[int], list[int]]
 
 
 def _begins(run: Run, rank: int) -> _Begins | None:
-    """An iteration begins when the one before returns, unless the rank is held first, which counts as delay; None: some are missing."""
+    """An iteration begins when the one before returns, unless the rank is held first, which counts as delay; None: some are missing.
+
+    A real rank's own loop decides which one is the last: it has begun a further one until it closes.
+    """
     iterations = run.iterations[rank]
     if not iterations or [a.iteration for a in iterations] != list(range(len(iterations))):
         return None
     earliest = [run.started_ns.get(rank, 0), *(a.return_ns for a in iterations[:-1])]
     held = [a.arrival_ns - a.computed_ns if a.delayed_ns else began for a, began in zip(iterations, earliest, strict=True)]
-    return earliest, list(map(max, earliest, held))
+    latest = list(map(max, earliest, held))
+    further = [iterations[-1].return_ns] if run.trace.header.world == "real" else []
+    return earliest + further, latest + further
 
 
 def _begun_defect(begins: _Begins | None, iteration: int, at_ns: int) -> str | None:

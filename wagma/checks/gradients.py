@@ -18,7 +18,7 @@ from wagma.trace import Execution, Iteration
 
 def _ledger(run: Run, rank: int) -> Iterator[tuple[Execution, int]]:
     """A rank's executions in order, each with the oldest iteration whose gradient was due: no version had taken it, and no sync's model."""
-    due = 0
+    due = run.schedule.begin
     for e in run.executions[rank]:
         yield e, due
         if not run.schedule.is_sync(e.version):
@@ -54,7 +54,9 @@ def wholeness(run: Run) -> Iterator[Violation]:
                 yield run.violation(3, rank, e.version, text)
         taken = {e.own_stamp for e in run.executions[rank] if not run.schedule.is_sync(e.version)}
         for a in run.iterations[rank]:
-            pending = a.iteration > 0 and not run.schedule.is_sync(a.iteration - 1) and a.iteration - 1 not in taken
+            pending = (
+                a.iteration > run.schedule.begin and not run.schedule.is_sync(a.iteration - 1) and a.iteration - 1 not in taken
+            )
             if a.fresh is not None and (a.retracted_ns is not None) != pending:
                 text = f"retracted_ns = {a.retracted_ns}, expected {'a time' if pending else None}, as iteration {a.iteration - 1}'s"
                 yield run.violation(3, rank, a.iteration, f"{text} gradient was {'not yet' if pending else 'already'} taken")

@@ -1,41 +1,44 @@
-"""Which algorithms real ranks can run: so far those on collectives that its kernel has. The one place that says so."""
+"""What an algorithm needs of a real rank: the kernel's collectives, letters between ranks, or both. The one place that says so."""
 
 from __future__ import annotations
 
-from wagma.algorithms import ALGORITHMS, Collectives, Specification
+from wagma.algorithms import ALGORITHMS, Collectives, Specification, specification
 from wagma.core.effects import Value
 from wagma.errors import InputError
 
-#: Not there yet: groups of gradients that accumulate, exchanges with neighbours, pairs, second activities.
-_COLLECTIVES = (Collectives.NONE, Collectives.EVERY, Collectives.PERIODIC, Collectives.GROUPED)
+_GOSSIP = (Collectives.NEIGHBOURS, Collectives.PAIRS)
 
 
-def _is_real(algorithm: Specification) -> bool:
-    gradients = algorithm.collectives is Collectives.GROUPED and algorithm.value is Value.GRADIENT
-    return algorithm.collectives in _COLLECTIVES and not gradients and algorithm.companion is None
+def has_collectives(algorithm: Specification) -> bool:
+    """Whether its ranks need an engine."""
+    return algorithm.collectives not in (Collectives.NONE, *_GOSSIP)
 
 
-def real_algorithms() -> list[str]:
-    """The names of all algorithms that real ranks can run, one's own registered ones included."""
-    return [name for name, algorithm in ALGORITHMS.items() if _is_real(algorithm)]
+def has_syncs(name: str) -> bool:
+    """Whether the ranks of the algorithm of that name all hold one model at times."""
+    algorithm = specification(name)
+    return has_collectives(algorithm) and algorithm.companion is None
 
 
-def require_real(algorithm: Specification) -> Specification:
-    """The algorithm itself. Raises InputError, naming what is allowed, if only the simulator has it so far."""
-    if not _is_real(algorithm):
-        allowed = ", ".join(real_algorithms())
-        raise InputError(f"algorithm = {algorithm.name!r}: simulator only so far; real ranks have: {allowed}")
-    return algorithm
+def gossips(algorithm: Specification) -> bool:
+    """Whether its ranks need letters: for exchanges, barriers, pairs, or a second activity."""
+    return algorithm.collectives in _GOSSIP or algorithm.companion is not None
 
 
-def _averages_models(algorithm: Specification) -> bool:
-    return algorithm.value is Value.MODEL and algorithm.collectives is not Collectives.NONE
+def gossips_in_pairs(algorithm: Specification) -> bool:
+    """Whether others average with a rank's model while it computes, so that it needs a copy to compute with."""
+    return algorithm.collectives is Collectives.PAIRS or algorithm.companion is not None
+
+
+def _can_be_resident(algorithm: Specification) -> bool:
+    models = algorithm.value is Value.MODEL and algorithm.collectives is not Collectives.WHOLE
+    return models and has_collectives(algorithm) and not gossips(algorithm)
 
 
 def require_models(algorithm: Specification) -> None:
-    """Raise InputError, naming what is allowed, unless it averages models: they are what can live in the kernel's buffers."""
-    if not _averages_models(algorithm):
-        allowed = ", ".join(name for name in real_algorithms() if _averages_models(ALGORITHMS[name]))
+    """Raise InputError, naming what is allowed, unless it averages models, in collectives alone: they can live in the kernel's buffers."""
+    if not _can_be_resident(algorithm):
+        allowed = ", ".join(name for name, one in ALGORITHMS.items() if _can_be_resident(one))
         raise InputError(
-            f"resident = True: {algorithm.name} averages no models; must be False, or the algorithm one of {allowed}"
+            f"resident = True: {algorithm.name} averages no models in collectives; must be False, or the algorithm one of {allowed}"
         )

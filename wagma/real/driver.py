@@ -7,43 +7,50 @@ gradient is the user's own loop: `advance` runs from one ComputeGradient to the 
 from __future__ import annotations
 
 import itertools
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from wagma.algorithms import Specification
-from wagma.core.effects import Allreduce, ApplyUpdate, Average, ComputeGradient, GroupAllreduce, GroupOutcome, Value
+from wagma.core.averaging import merge, weighted
+from wagma.core.effects import (
+    Algorithm,
+    Allreduce,
+    ApplyUpdate,
+    Average,
+    AwaitAveraging,
+    AwaitIteration,
+    Barrier,
+    ComputeGradient,
+    Exchange,
+    ExchangeOutcome,
+    GroupAllreduce,
+    GroupOutcome,
+    PairAverage,
+    Recover,
+    Scale,
+    Value,
+)
+from wagma.core.protocol import NONE
 from wagma.core.schedule import Schedule
 from wagma.core.settings import AlgorithmSettings
 from wagma.errors import WagmaError
+from wagma.real.algorithms import gossips_in_pairs
+from wagma.real.gossip import Gossip, Received
 from wagma.real.kernel import Engine
 from wagma.real.recorder import Recorder
+from wagma.real.shared import Flat, SharedModel
 
 if TYPE_CHECKING:
     from wagma import _native
 
 Array = npt.NDArray[Any]
-
-
-class Flat(Protocol):
-    """Tensors as one array (wagma.workloads.flat.FlatView)."""
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """float32 or float64."""
-
-    def read(self, out: Array | None = None) -> Array:
-        """All values."""
-
-    def write(self, values: Array) -> None:
-        """Put values back."""
 
 
 class Resident(Protocol):
@@ -54,7 +61,10 @@ class Resident(Protocol):
 
 
 class RankDriver:
-    """One rank's generator and what its effects act on. `iterations` is endless: the user's loop decides."""
+    """One rank's generator and what its effects act on; of algorithms that gossip, the thread of a second one, too.
+
+    Where pairs average models (`wagma.real.shared`) the parameters are a snapshot, and all effects work on the original.
+    """
 
     def __init__(
         self,
@@ -66,23 +76,83 @@ class RankDriver:
         apply_update: Callable[[], Any],
         recorder: Recorder | None,
         resident: Resident | None = None,
+        *,
+        settings: AlgorithmSettings | None = None,
+        gossip: Gossip | None = None,
     ) -> None:
-        self.iterations = itertools.count()
         self.rank = rank
         self.schedule = schedule
-        self.settings = AlgorithmSettings()
-        self.iteration = 0  # the one whose gradient is being computed
+        self.settings = settings or AlgorithmSettings()
+        self.iteration = schedule.begin  # the one whose gradient is being computed
         self._specification = specification
         self._engine = engine
-        self._flats = flats
+        self._flats = dict(flats)
         self._apply_update = apply_update
         self._recorder = recorder
         self._resident = resident
+        self._gossip = gossip
+        self._shared: SharedModel | None = None
+        self._lock: AbstractContextManager[Any] = nullcontext()  # what an iteration ends, and updates, under
         self._buffer = np.empty(flats[Value.MODEL].size, flats[Value.MODEL].dtype)
+        self._taken: Value | None = None  # what the buffer still holds
         self._group_length = 0
+        self._received: Received | None = None  # what Average works on; None: the engine's result
+        self._exchanged = NONE  # the last iteration in which it exchanged
+        self._begun = gossip is None
         self._error: BaseException | None = None
+        if gossip is not None:
+            self._prepare(gossip)
         self._algorithm = specification.run(self)
         self._expect_gradient(next(self._algorithm))
+
+    @property
+    def iterations(self) -> Iterable[int]:
+        """Endless: the user's loop decides. A count for each of a rank's activities."""
+        return itertools.count(self.schedule.begin)
+
+    def _prepare(self, gossip: Gossip) -> None:
+        if gossips_in_pairs(self._specification):
+            gossip.model = self._shared = SharedModel(self._flats[Value.MODEL], gossip.changed)
+            self._flats[Value.MODEL] = self._shared
+            self._lock = gossip.changed
+        if self._recorder is not None:
+            gossip.record = self._recorder.exchanged if self._recorder.collects else None
+            gossip.digests = self._recorder.digests
+            self._recorder.on_restart, self._recorder.lock = self.begin, gossip.changed
+        gossip.iterate = self._go_on
+        gossip.start()
+
+    def begin(self) -> None:
+        """The first iteration begins, and with it a second activity; at the first `advance` at the latest. Again: nothing."""
+        if self._begun or self._gossip is None:
+            return
+        self._begun = True
+        self._gossip.begin(self.iteration)
+        if (second := self._specification.companion) is not None:
+            self._gossip.has_averaged(NONE)
+            name = f"wagma-second-{self.rank}"
+            self._gossip.second = threading.Thread(target=self._run_second, args=(second, self._gossip), name=name, daemon=True)
+            self._gossip.second.start()
+
+    def begin_at(self, iteration: int, published: Array | None) -> Array:
+        """Of a run that is resumed, before the first `advance`: its first iteration. Returns the model it goes on from.
+
+        published: what `published` gave where the run was stopped; None: that is what the parameters hold.
+        """
+        initial = self._flats[Value.MODEL].read() if published is None else published
+        self._buffer[...] = initial
+        self._taken = Value.MODEL
+        self.schedule = replace(self.schedule, begin=iteration)
+        self._algorithm = self._specification.run(self)
+        self._expect_gradient(next(self._algorithm))
+        if self._recorder is not None:
+            self._recorder.resumed(initial)
+        return initial
+
+    def published(self) -> Array | None:
+        """After a sync: the model that this rank contributes while it is late, if the parameters have fewer bits of it (mixed dtypes)."""
+        flat = self._flats[Value.MODEL]
+        return None if self._taken is not Value.MODEL or flat.exact else self._buffer.copy()
 
     def advance(self, skip: bool = False) -> None:
         """The gradient is there: run the algorithm until it wants the next one. `skip`: without the local update.
@@ -93,10 +163,25 @@ class RankDriver:
         if self._error is not None:
             raise self._error
         try:
+            self.begin()
+            if self._gossip is not None:
+                self._gossip.check()
             self._run(skip)
         except BaseException as error:
             self._error = error
             raise
+
+    def close(self) -> None:
+        """This rank's program has ended: serve those that gossip until all have closed. Raises as `advance` does; again: nothing."""
+        if self._gossip is not None:
+            self._gossip.close()
+
+    def _go_on(self) -> None:
+        """Of a rank that has closed: one more iteration, since others exchange in it. It has no gradient any more."""
+        if self._specification.value is Value.GRADIENT:
+            gradient = self._flats[Value.GRADIENT]
+            gradient.write(np.zeros(gradient.size, gradient.dtype))
+        self.advance(skip=True)
 
     def _run(self, skip: bool) -> None:
         outcome: Any = None
@@ -105,61 +190,127 @@ class RankDriver:
             outcome = None
             match effect:
                 case ComputeGradient():
-                    if self._recorder is not None:
-                        self._recorder.finish_iteration(self.iteration, self._flats[Value.MODEL].read(), skip)
-                    self._expect_gradient(effect)
+                    self._finish_iteration(effect, skip)
                     return
                 case ApplyUpdate():
-                    if not skip:
-                        self._apply_update()
+                    self._update(skip)
                 case Allreduce():
                     self._allreduce(effect)
                 case GroupAllreduce():
                     joined = self._join(effect)
-                    self._group_length = joined.group_length
-                    if not joined.group_length:
-                        self._put(Value.MODEL)
+                    self._group_length, self._received = joined.group_length, None
+                    if self._resident is not None and not joined.group_length:
+                        self._resident.attach()
                     outcome = GroupOutcome(int(joined.fresh), joined.group_length)
                 case Average():
                     self._average(effect)
+                case Recover():
+                    if self._collective(effect).retract(self._take(effect.value)):
+                        self._put(effect.value)
+                case Scale():
+                    self._scale(effect)
+                case Exchange():
+                    self._received = self._exchange(effect)
+                    outcome = ExchangeOutcome(self._received.mass)
+                case Barrier() | PairAverage() | AwaitAveraging():
+                    self._wait(effect)
                 case _:
-                    raise WagmaError(f"{effect!r} is no effect that a real rank knows")
+                    raise WagmaError(f"rank {self.rank}: {effect!r} is no effect that a real rank knows")
+
+    def _run_second(self, second: Callable[[RankDriver], Algorithm], gossip: Gossip) -> None:
+        """The thread of the second activity: it ends with the first, after the effect under way."""
+        try:
+            for effect in second(self):
+                match effect:
+                    case AwaitIteration():
+                        goes_on = gossip.await_iteration(effect.iteration)
+                    case PairAverage():
+                        goes_on = gossip.average_pair(effect)
+                    case _:
+                        raise WagmaError(f"rank {self.rank}: {effect!r} is nothing for a second activity")
+                if not goes_on:
+                    break
+        except BaseException as error:
+            gossip.fail(error)
+        gossip.has_averaged()
+
+    def _finish_iteration(self, effect: ComputeGradient, skip: bool) -> None:
+        with self._lock:
+            if self._recorder is not None:
+                self._recorder.finish_iteration(self.iteration, self._flats[Value.MODEL].read, skip)
+            self._expect_gradient(effect)
+            if self._gossip is not None:
+                self._gossip.begin(self.iteration)
+            if self._shared is not None:
+                self._shared.settle()
 
     def _expect_gradient(self, effect: object) -> None:
         if not isinstance(effect, ComputeGradient):
             raise WagmaError(f"algorithm {self._specification.name}: {effect!r} comes before the first ComputeGradient")
         self.iteration = effect.iteration
 
-    def _join(self, effect: Allreduce | GroupAllreduce) -> _native.Outcome:
+    def _update(self, skip: bool) -> None:
+        self._taken = None
+        with self._lock:
+            if not skip and self._shared is not None:
+                self._shared.update(self._apply_update)
+            elif not skip:
+                self._apply_update()
+            if self._recorder is not None and self._shared is not None:
+                self._recorder.updated()
+
+    # -- collectives -------------------------------------------------------------------------------------------------------
+
+    def _collective(self, effect: object) -> Engine:
         if self._engine is None:
             raise WagmaError(f"algorithm {self._specification.name}: registered without collectives, but yields {effect!r}")
-        own = self._take(effect.value)
-        before = time.monotonic_ns()
-        joined = self._engine.arrive(effect.iteration, own)
-        if self._recorder is not None:
-            self._recorder.waited(time.monotonic_ns() - before)
-        return joined
+        return self._engine
+
+    def _join(self, effect: Allreduce | GroupAllreduce) -> _native.Outcome:
+        engine, own = self._collective(effect), self._take(effect.value)
+        with self._waiting():
+            return engine.arrive(effect.iteration, own)
 
     def _allreduce(self, effect: Allreduce) -> None:
         self._join(effect)
-        assert self._engine is not None
-        self._engine.copy_result(self._own)
+        self._collective(effect).copy_result(self._own)
         self._put(effect.value)
 
     def _average(self, effect: Average) -> None:
-        assert self._engine is not None
-        if self._group_length:
-            self._engine.merge(self._own, effect.own_weight, effect.divisor)
-            self._put(Value.MODEL)
+        weight, divisor = effect.own_weight, effect.divisor
+        flat = self._flats[effect.value]
+        with self._lock:
+            if self._received is not None:
+                flat.write(merge(self._received.total, flat.read(), weight, divisor))
+            elif not self._group_length:  # merge_once, and nothing new
+                if weight != divisor:
+                    flat.write(merge(None, flat.read(), weight, divisor))
+            elif weight == int(weight) and divisor == int(divisor):
+                if weight and (self._taken is not effect.value or self._shared is not None):
+                    self._take(effect.value)
+                self._collective(effect).merge(self._own, int(weight), int(divisor))
+                self._put(effect.value)
+            else:
+                total = np.empty_like(self._buffer)
+                self._collective(effect).copy_result(total)
+                flat.write(merge(total, flat.read(), weight, divisor))
+
+    def _scale(self, effect: Scale) -> None:
+        self._taken = None
+        flat = self._flats[Value.MODEL]
+        with self._lock:
+            if effect.factor != 1:
+                flat.write(weighted(flat.read(), effect.factor))
 
     @property
     def _own(self) -> Array | None:
         """What the engine reads from and writes to; None: its own buffers."""
         return None if self._resident else self._buffer
 
-    def _take(self, value: Value) -> Array | None:
+    def _take(self, value: Value) -> Any:
         if self._resident is None:
             self._flats[value].read(self._buffer)
+            self._taken = value
         return self._own
 
     def _put(self, value: Value) -> None:
@@ -167,3 +318,47 @@ class RankDriver:
             self._flats[value].write(self._buffer)
         else:
             self._resident.attach()
+
+    # -- gossip ------------------------------------------------------------------------------------------------------------
+
+    def _talk(self, effect: object) -> Gossip:
+        if self._gossip is None:
+            raise WagmaError(
+                f"algorithm {self._specification.name}: registered as {self._specification.collectives!s}, but yields {effect!r}; "
+                "real ranks have that where it is registered as neighbours or pairs"
+            )
+        return self._gossip
+
+    def _exchange(self, effect: Exchange) -> Received:
+        gossip = self._talk(effect)
+        if effect.iteration <= self._exchanged:
+            raise self._specification.exchanged_twice(effect.iteration)
+        self._exchanged = effect.iteration
+        value = self._flats[effect.value].read()
+        if self._recorder is not None:
+            self._recorder.published(value)
+        with self._waiting():
+            return gossip.exchange(effect, value)
+
+    def _wait(self, effect: Barrier | PairAverage | AwaitAveraging) -> None:
+        gossip = self._talk(effect)
+        with self._waiting():
+            match effect:
+                case Barrier():
+                    gossip.barrier(effect.iteration)
+                case AwaitAveraging():
+                    gossip.await_averaging(effect.iteration)
+                case PairAverage() if self._shared is not None:
+                    gossip.average_pair(effect)
+                case PairAverage():
+                    raise WagmaError(
+                        f"algorithm {self._specification.name}: registered as {self._specification.collectives!s}, but yields "
+                        f"{effect!r}; real ranks have that where it is registered as pairs, or with a companion"
+                    )
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        before = time.monotonic_ns()
+        yield
+        if self._recorder is not None:
+            self._recorder.waited(before)

@@ -17,7 +17,7 @@ from wagma.errors import CollectiveTimeout, InputError, WagmaError
 
 LONGEST_TIMEOUT_S = 1e7
 _POLL_S = 0.001
-_LONGEST_TEXT = 500  # bytes
+TEXT_BYTES = 500  # of a text that is told to all
 _REFUSED = "error: "
 
 #: Requests that were given up, with their buffers: MPI writes into them when the late rank comes after all.
@@ -37,6 +37,13 @@ def barrier(comm: Any, timeout_s: float, what: str) -> None:
         _wait(comm, comm.Ibarrier(), timeout_s, what)
 
 
+def duplicate(comm: Any, timeout_s: float) -> Any:
+    """A communicator of the same ranks, of one's own. Collective. Raises CollectiveTimeout if a rank does not come."""
+    copy, request = comm.Idup()
+    _wait(comm, request, timeout_s, "duplicate it", copy)
+    return copy
+
+
 def broadcast(comm: Any, array: npt.NDArray[Any], timeout_s: float, what: str) -> None:
     """Rank 0's array into everyone's. Raises CollectiveTimeout."""
     if is_local(comm):
@@ -50,6 +57,9 @@ def broadcast(comm: Any, array: npt.NDArray[Any], timeout_s: float, what: str) -
 
 def gather(comm: Any, value: Any, timeout_s: float, what: str) -> list[Any] | None:
     """Every rank's value on rank 0, None elsewhere. Raises CollectiveTimeout if a rank does not come."""
+    if is_local(comm):
+        everyone: list[Any] = comm.allgather(value, timeout_s)
+        return everyone if comm.rank == 0 else None
     barrier(comm, timeout_s, what)  # once all are here, the rest is data
     gathered: list[Any] | None = comm.gather(value, 0)
     return gathered
@@ -93,10 +103,10 @@ def gather_text(comm: Any, text: str, timeout_s: float) -> list[str]:
     if is_local(comm):
         texts: list[str] = comm.allgather(text, timeout_s)
         return texts
-    own = np.zeros(_LONGEST_TEXT, np.uint8)
-    raw = np.frombuffer(text.encode()[:_LONGEST_TEXT], np.uint8)
+    own = np.zeros(TEXT_BYTES, np.uint8)
+    raw = np.frombuffer(text.encode()[:TEXT_BYTES], np.uint8)
     own[: raw.size] = raw
-    everyone = np.zeros((comm.size, _LONGEST_TEXT), np.uint8)
+    everyone = np.zeros((comm.size, TEXT_BYTES), np.uint8)
     _wait(comm, comm.Iallgather(own, everyone), timeout_s, "create the collective", own, everyone)
     return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in everyone]
 

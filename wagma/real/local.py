@@ -11,13 +11,15 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from wagma.errors import CollectiveTimeout, InputError, PeerFailed
-from wagma.real.kernel import FAREWELL_S, native
+from wagma.real.exits import FAREWELL_S
+from wagma.real.kernel import native
+from wagma.real.letters import LocalPost, Office
 
 T = TypeVar("T")
 
 
 class _World:
-    """What the ranks share. `lock` protects `hubs` and `errors`; the barrier's two passes protect `slots`."""
+    """What the ranks share. `lock` protects `hubs`, `offices` and `errors`; the barrier's two passes protect `slots`."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -25,12 +27,13 @@ class _World:
         self.slots: list[Any] = [None] * size
         self.lock = threading.Lock()
         self.hubs: list[Any] = []
+        self.offices: list[Office] = []
         self.errors: list[tuple[int, BaseException]] = []  # in the order in which they were raised
 
     def end(self, message: str, rank: int = 0) -> None:
         """Have everyone who waits raise."""
         with self.lock:
-            hubs = list(self.hubs)
+            hubs = [*self.hubs, *self.offices]
         self.barrier.abort()
         for hub in hubs:
             hub.fail(rank, message)
@@ -41,7 +44,7 @@ class LocalCommunicator:
 
     def __init__(self, world: _World, rank: int) -> None:
         self._world = world
-        self._transports = 0
+        self._transports = self._posts = 0
         self.rank = rank
         self.size = world.size
 
@@ -71,6 +74,15 @@ class LocalCommunicator:
             hub = self._world.hubs[self._transports]
             self._transports += 1
         return hub.transport(self.rank, buffers, buffer_bytes)
+
+    def make_post(self) -> LocalPost:
+        """This rank's next letter box; the n-th ones of all ranks belong together."""
+        with self._world.lock:
+            if self._posts == len(self._world.offices):
+                self._world.offices.append(Office(self.size))
+            office = self._world.offices[self._posts]
+            self._posts += 1
+        return office.post(self.rank)
 
 
 def run_local(world_size: int, program: Callable[[LocalCommunicator], T], timeout_s: float = 60.0) -> list[T]:

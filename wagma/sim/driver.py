@@ -152,7 +152,7 @@ class Rank:
         self._record = Iteration(
             self.rank, NONE, iteration, end, end, None, None, computed_ns=computed, delayed_ns=held + delayed
         )  # fmt: skip
-        run.numerics.compute_gradient(self.rank, iteration)
+        self._record.work = run.numerics.compute_gradient(self.rank, iteration)
         # A partner averages with the model as it stands, so that a pair may not begin before the model does stand.
         pairs = run.specification.companion is not None or run.specification.collectives is Collectives.PAIRS
         early = 0 if pairs else round(run.scenario.network.overlap * computed)
@@ -279,7 +279,8 @@ class Run:
         """Create the ranks; from now on the environment may run."""
         self._initial = [self.numerics.publish(rank, Value.MODEL) for rank in range(self.scenario.ranks)]
         for rank, model in enumerate(self._initial):
-            self.collective.initialize(rank, model)
+            if self.specification.value is Value.MODEL:  # a gradient that nobody has published yet is zeros
+                self.collective.initialize(rank, model)
             view = Rank(rank, self)
             self.env.process(view.process())
             if self.specification.companion is not None:
