@@ -15,8 +15,8 @@ pytest.importorskip("wagma._native")
 
 from wagma import GroupAllreduce  # noqa: E402  after the checks that they can be imported
 from wagma.errors import InputError  # noqa: E402
+from wagma.real.distribute import distribute  # noqa: E402
 from wagma.real.local import LocalCommunicator, run_local  # noqa: E402
-from wagma.real.optimizer import distribute  # noqa: E402
 from wagma.workloads.seeded import seeded  # noqa: E402
 
 RANKS = 3
@@ -148,13 +148,22 @@ def test_models_that_cannot_be_resident_are_refused_on_every_rank() -> None:
         model.bias = torch.nn.Parameter(torch.zeros(1).expand(3))
         return model
 
-    plain = "allreduce_sgd averages no models; must be False, or the algorithm one of local_sgd, wagma_sgd"
+    def mixed() -> Any:
+        model = torch.nn.Linear(5, 3)
+        model.weight = torch.nn.Parameter(model.weight.detach().bfloat16())
+        return model
+
+    plain = "allreduce_sgd averages no models in collectives; must be False, or the algorithm one of local_sgd, wagma_sgd"
     for make, algorithm, complaint in (
         (lambda: torch.nn.Linear(5, 3), "allreduce_sgd", f"resident = True: {plain}"),
         (lambda: torch.nn.Linear(5, 3), "ideal", "resident = True: ideal averages no models"),
         (transposed, "wagma_sgd", "parameter 'weight' has strides (1, 5): resident parameters must be contiguous"),
         (expanded, "local_sgd", "parameter 'bias' has strides (0,): resident parameters must be contiguous"),
-        (lambda: torch.nn.Linear(5, 3).half(), "wagma_sgd", "parameter 'weight' has dtype torch.float16"),
+        (
+            mixed,
+            "wagma_sgd",
+            "parameter 'weight' is torch.bfloat16 in a model of torch.float32: resident parameters must be of one",
+        ),
         (lambda: torch.nn.Linear(5, 3, device="meta"), "wagma_sgd", "parameter 'weight' is on meta"),
     ):
         refused = []

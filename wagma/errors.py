@@ -1,4 +1,15 @@
-"""Everything wagma raises on purpose: one line with the thing, its value, what is allowed, and the rank where there are several."""
+"""Everything wagma raises on purpose: one line with the thing, its value, what is allowed, and the rank where there are several.
+
+WagmaError
+  InputError (ValueError)              bad input; nothing has happened, or nothing that the message does not say
+    ModelMismatch                      the ranks' models differ in a parameter, a shape or a dtype
+    ModelChanged                       a parameter was replaced, frozen or added after `distribute`
+  NotFinite (ArithmeticError)          NaN or infinity in what was to be averaged into the other ranks' models
+  MissingDependencyError (ImportError) something optional is not installed
+  CollectiveTimeout (TimeoutError)     a wait reached its limit
+  PeerFailed (RuntimeError)            another rank failed
+  ProtocolError (RuntimeError)         a defect
+"""
 
 from __future__ import annotations
 
@@ -9,6 +20,18 @@ class WagmaError(Exception):
 
 class InputError(WagmaError, ValueError):
     """Bad input: a scenario, an option, a trace file. The command line ends with exit status 2."""
+
+
+class ModelMismatch(InputError):
+    """The ranks' models differ; raised on every rank, naming one that differs, and the first parameter or buffer in which it does."""
+
+
+class ModelChanged(InputError):
+    """A parameter of a distributed model was replaced, frozen, unfrozen, added or removed; the message names it."""
+
+
+class NotFinite(WagmaError, ArithmeticError):
+    """A parameter or gradient holds NaN or infinity, and was not averaged into the other ranks' (`check_finite`); names it and the rank."""
 
 
 class MissingDependencyError(WagmaError, ImportError):

@@ -1,66 +1,108 @@
-"""The entrance for PyTorch users: an optimizer whose step also joins the algorithm's collectives.
-
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    optimizer = wagma.distribute(optimizer, model, algorithm="wagma_sgd", group_size="sqrt", sync_period=10)
-
-Nothing else in the loop changes: zero_grad, backward, step.
-"""
+"""The optimizer whose step also joins the algorithm's collectives; `wagma.real.distribute` makes it."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable
-from inspect import Parameter, signature
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, overload
 
 import torch
 
-from wagma.algorithms import Collectives, Specification, specification
 from wagma.core.effects import Value
-from wagma.core.schedule import Schedule
-from wagma.errors import InputError
-from wagma.real.algorithms import require_models, require_real
+from wagma.errors import InputError, PeerFailed
+from wagma.real.algorithms import has_syncs
 from wagma.real.driver import RankDriver
-from wagma.real.kernel import Engine, is_orderly, require, world
-from wagma.real.limited import agree, broadcast
-from wagma.real.node import Transport
+from wagma.real.exits import is_orderly
+from wagma.real.extras import Extras
+from wagma.real.gossip import Gossip
+from wagma.real.intact import Intact
+from wagma.real.kernel import Engine
+from wagma.real.loss_scale import found_overflow, unscale
+from wagma.real.mean import Meetings
+from wagma.real.monitor import Monitor
 from wagma.real.recorder import Notes, Recorder
-from wagma.real.resident import ResidentModel, check_resident, resident_model
-from wagma.scenario import resolve_group_size, resolve_sync_period
-from wagma.workloads.flat import FlatView, flat_views
+from wagma.real.resident import ResidentModel
+from wagma.seeing import Summary
+
+if TYPE_CHECKING:
+    from wagma.real.checkpoint_parts import Agreed
+
+
+@dataclass(slots=True)
+class Parts:
+    """What a distributed optimizer puts together on one rank."""
+
+    driver: RankDriver
+    value: Value  # what its algorithm averages
+    intact: Intact
+    extras: Extras
+    engine: Engine | None  # of the algorithm's collectives
+    gossip: Gossip | None  # its letters to single ranks
+    meetings: Meetings | None  # None: a rank alone, or one that never communicates
+    resident: ResidentModel | None
+    monitor: Monitor
+    check_finite: bool
+    #: A context manager in which the model is the mean of all ranks'; its argument: whether this rank has closed.
+    consolidate: Callable[[bool], AbstractContextManager[None]]
+    #: Told when this rank has closed: model and optimizer may be distributed again.
+    release: Callable[[], None]
+    agreed: Agreed  # for checkpoints
+
+    def close(self) -> None:
+        """Serve the other ranks until all have closed."""
+        if self.meetings is not None:
+            self.meetings.begin_close()  # or a rank that waits there for this one would keep it waiting in the engine
+        if self.engine is not None:
+            self.engine.close()
+        if self.gossip is not None:
+            self.gossip.close()
+        if self.meetings is not None:
+            self.meetings.close()
+
+    def abort(self, message: str) -> None:
+        """Tell the other ranks, and wait for nobody."""
+        for one in (self.engine, self.gossip, self.meetings):
+            if one is not None:
+                one.abort(message)
 
 
 class DistributedOptimizer(torch.optim.Optimizer):
     """A torch optimizer and its rank's side of an algorithm; made by `distribute`.
 
     It shares param_groups and state with the optimizer it wraps, so that learning-rate schedulers and state_dict see one
-    optimizer. Use it as a context manager, or call `close`: the other ranks are served until all have closed.
+    optimizer. Hooks run once: those registered here around the whole step, those of the wrapped optimizer (and torch's global ones) around
+    its update. A `torch.amp.GradScaler` may be given this optimizer: where it finds an overflow, the rank joins without an update.
+
+    Use it as a context manager, or call `close`: the other ranks are served until all have closed.
     """
 
-    def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        model: torch.nn.Module,
-        driver: RankDriver,
-        engine: Engine | None,
-        recorder: Recorder | None,
-        resident: ResidentModel | None = None,
-    ) -> None:
+    #: GradScaler.step then calls `step` in any case, and leaves unscaling and leaving out the update to it.
+    _step_supports_amp_scaling = True
+
+    def __init__(self, optimizer: torch.optim.Optimizer, parts: Parts) -> None:
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self.optimizer = optimizer
-        self.recorder = recorder
-        self._model = model
-        self._trained = _trained(model)
-        self._driver = driver
-        self._engine = engine
-        self._resident = resident
+        self._parts = parts
+        self._error: BaseException | None = None
+        self._consolidated = False
+        self._closed = False
         self._share()
+        # Whoever loads a state into the wrapped optimizer gives it new lists.
+        self._following = optimizer.register_load_state_dict_post_hook(lambda _: self._share())
 
     @property
     def iteration(self) -> int:
         """The iteration that the next `step` ends, from 0."""
-        return self._driver.iteration
+        return self._parts.driver.iteration
+
+    @property
+    def synced(self) -> bool:
+        """Whether all ranks hold one model now, as they do after a sync and before the first step; then it can be saved."""
+        driver = self._parts.driver
+        common = has_syncs(self._parts.agreed.algorithm)
+        return common and (driver.iteration == driver.schedule.begin or driver.schedule.is_sync(driver.iteration - 1))
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -72,51 +114,168 @@ class DistributedOptimizer(torch.optim.Optimizer):
         """The gradient is there: update, and join the collectives of this iteration. Returns what `closure` returned.
 
         Raises CollectiveTimeout if a wait reaches its limit, PeerFailed if another rank failed (and again at each later
-        call), InputError if a parameter was frozen or unfrozen since `distribute`.
+        call), ModelChanged if a parameter was replaced, frozen or unfrozen since `distribute`, NotFinite (`check_finite`),
+        InputError for sparse gradients where gradients are averaged.
         """
+        args: tuple[Any, ...] = (self,) if closure is None else (self, closure)
+        kwargs: dict[str, Any] = {}
+        for before in self._optimizer_step_pre_hooks.values():
+            changed = before(self, args, kwargs)
+            if changed is not None:
+                args, kwargs = changed
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._advance(skip=False)
+            self._parts.monitor.log_unless_logged(loss)
+        overflow = found_overflow(self)
+        if not overflow:
+            unscale(self, self.param_groups)
+        self._advance(skip=overflow)
+        for after in self._optimizer_step_post_hooks.values():
+            after(self, args, kwargs)
         return loss
 
     def skip(self) -> None:
-        """In place of `step`: no update in this iteration (a loss scaler found an overflow, say), but join the others.
+        """In place of `step`: this rank's gradient is not used in this iteration, but it joins the others.
 
-        A rank that left out a step would be an iteration behind the others from then on. Raises as `step` does.
+        A rank that left out a step would be an iteration behind the others from then on. Where gradients are averaged, this rank
+        contributes zeros and takes the others' mean, so that models stay the same. Raises as `step` does.
         """
         self._advance(skip=True)
 
     def _advance(self, skip: bool) -> None:
-        if self._trained != _trained(self._model):
-            raise InputError("model: its trained parameters have changed since distribute; freeze or unfreeze before it")
-        self._driver.advance(skip)
+        if self._error is not None:
+            raise self._error
+        if self._consolidated:
+            raise InputError("step: called inside consolidated(), whose model is not this rank's own; call it after")
+        parts = self._parts
+        parts.intact.check()
+        if parts.value is Value.GRADIENT:
+            if skip:
+                self.optimizer.zero_grad()
+                skip = False
+            parts.intact.check_dense()
+            if parts.check_finite:
+                parts.intact.check_finite(gradients=True)
+        # Of schedulers: they would warn of a rank whose first step updates nothing.
+        self._opt_called = self.optimizer._opt_called = True  # type: ignore[attr-defined]
+        iteration = self.iteration
+        parts.driver.advance(skip)
+        try:
+            parts.extras.after(iteration)
+        except BaseException as error:  # as the driver does: nobody can go on from the middle of a sync
+            self._error = error
+            raise
+        parts.monitor.iterated(iteration)
+
+    @contextmanager
+    def consolidated(self) -> Iterator[None]:
+        """`with optimizer.consolidated():` the model is the mean of all ranks' models and buffers, the same bits on each.
+
+        Afterwards it is this rank's own again, bit by bit, whatever happened inside. Collective: every rank that has not closed must
+        call it, and none may be in a step that waits for another one; or all after they have closed. Ranks that have closed, or ended
+        before the last sync, are left out: what they had learnt is in the others' models. Raises CollectiveTimeout if a rank does not
+        come, PeerFailed, InputError inside itself or if the ranks never communicate.
+        """
+        if self._consolidated:
+            raise InputError("consolidated(): called inside itself")
+        if self._error is not None:
+            raise self._error
+        with self._parts.consolidate(self._closed):
+            self._consolidated = True
+            try:
+                yield
+            finally:
+                self._consolidated = False
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As the wrapped optimizer does it. Raises InputError unless its parameters were trained ones of the model at `distribute`."""
+        if "optimizer" in self.__dict__:
+            given = param_group["params"]
+            given = [given] if isinstance(given, torch.Tensor) else list(given)
+            for place, one in enumerate(given):
+                tensor = one[1] if isinstance(one, tuple) else one
+                if id(tensor) not in self._parts.intact.trained:
+                    raise InputError(
+                        f"add_param_group: parameter {place} of the group, of shape {tuple(tensor.shape)}, was not one of the model's "
+                        "trained parameters at distribute: unfreeze before it, or wrap anew"
+                    )
+            self.optimizer.add_param_group({**param_group, "params": given})
+        else:  # torch's own constructor
+            super().add_param_group(param_group)
+
+    def log(self, loss: Any = None, samples: float | None = None) -> None:
+        """Tell what only the program knows of the iteration under way, for the progress line and TensorBoard; before its `step`.
+
+        loss: a number, or a tensor of one element, which is read about once a second only. What is shown is the mean over iterations and
+        ranks. samples: how many this rank's batch has (or tokens, or steps in an environment); shown is the sum over ranks, per second.
+        Raises InputError for anything else.
+        """
+        self._parts.monitor.log(loss, samples)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As the wrapped optimizer does it."""
         self.optimizer.zero_grad(set_to_none)
 
+    def state_dict(self) -> dict[str, Any]:
+        """That of the wrapped optimizer, of which a program without wagma can make use; with both optimizers' hooks."""
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
+        state = self.optimizer.state_dict()
+        for after in self._optimizer_state_dict_post_hooks.values():
+            changed = after(self, state)
+            state = state if changed is None else changed
+        return state
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Into the wrapped optimizer, which this one shares its state with."""
+        """Into the wrapped optimizer, which this one shares its state with. Local: every rank loads its own."""
+        state_dict = state_dict.copy()
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = before(self, state_dict)
+            state_dict = state_dict if changed is None else changed
         self.optimizer.load_state_dict(state_dict)
-        self._share()
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
 
     def close(self) -> None:
         """This rank has no further iteration: serve the others until all have closed. Safe to call twice.
 
         Raises CollectiveTimeout if nothing happens any more before all ranks have closed.
         """
-        if self._engine is not None:
-            self._engine.close()
-        if self._resident is not None:
-            self._resident.detach()
-            self._resident = None
+        if self._consolidated:
+            raise InputError("close: called inside consolidated(); call it after")
+        iteration = self.iteration  # a rank that gossips goes on for the others' sake
+        try:
+            self._parts.close()
+        except PeerFailed as error:  # heard of by one part only
+            self._parts.abort(f"{type(error).__name__}: {error}")
+            raise
+        self._detach()
+        self._parts.monitor.finish(iteration)
+
+    def _detach(self) -> None:
+        if self._parts.resident is not None:
+            self._parts.resident.detach()
+            self._parts.resident = None
+        self._following.remove()
+        self._closed = True
+        self._parts.release()
+
+    @property
+    def recorder(self) -> Recorder:
+        """What notes this rank's iterations."""
+        return self._parts.monitor.recorder
+
+    @property
+    def summary(self) -> Summary | None:
+        """On rank 0, after `close`, if progress, tensorboard or trace was asked for: the run in figures, stragglers named; else None."""
+        return self._parts.monitor.summary
 
     def notes(self) -> Notes:
         """What this rank recorded, after `close`; for `wagma.real.recorder.assemble`."""
-        assert self.recorder is not None, "distribute(..., record=True) records"
-        return self.recorder.notes(None if self._engine is None else self._engine.take_records())
+        return self.recorder.notes(None if self._parts.engine is None else self._parts.engine.take_records())
 
     def __enter__(self) -> Self:
         return self
@@ -124,107 +283,19 @@ class DistributedOptimizer(torch.optim.Optimizer):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if is_orderly(error):
             self.close()
-        elif self._engine is not None:
-            self._engine.abort(f"{type(error).__name__}: {error}")
+            return
+        self._parts.monitor.abandon()
+        self._parts.abort(f"{type(error).__name__}: {error}")
+        self._error = self._error or error
+        self._parts.release()
+
+    def __getstate__(self) -> NoReturn:
+        raise InputError("a distributed optimizer cannot be copied or pickled; its state_dict() can")
 
     def _share(self) -> None:
         self.param_groups = self.optimizer.param_groups
         self.state = self.optimizer.state
 
 
-def distribute(
-    optimizer: torch.optim.Optimizer,
-    model: torch.nn.Module,
-    algorithm: str = "wagma_sgd",
-    group_size: int | str = "sqrt",
-    sync_period: int | str = 10,
-    *,
-    comm: Any = None,
-    merge_once: bool = False,
-    resident: bool = False,
-    transport: Transport = "auto",
-    timeout_s: float = 300.0,
-    watchdog_s: float = 60.0,
-    record: bool = False,
-) -> DistributedOptimizer:
-    """Wrap `optimizer` so that its steps train `model` together with the other ranks of `comm` (default: COMM_WORLD).
-
-    All ranks must call it, with models of the same shape; they start from rank 0's parameters and buffers. Trained parameters travel as
-    one flat buffer of the model's dtype (float32 or float64) and stay where they are. group_size is "sqrt" or 1..P, sync_period "never"
-    or 1 and more; `timeout_s` limits every wait; after `watchdog_s` without anything that moves each rank says what stands (0: never;
-    SIGUSR1: at any time). `record` keeps what a trace needs, digests included. `resident`: the parameters' data moves into the library's
-    buffers, and to another of them in each step, so that publishing and averaging copy nothing (`wagma.real.resident` says what does not
-    go with that). transport: "shm", "mpi", or "auto", shared memory if all ranks are on one machine.
-
-    Raises InputError for bad settings or models that differ, on every rank and naming the one at fault; MissingDependencyError
-    without mpi4py, MPI or the native kernel; CollectiveTimeout if a rank does not come.
-    """
-    comm = world() if comm is None else comm
-
-    def prepare() -> tuple[Specification, Schedule, FlatView, FlatView]:
-        _check_pair(optimizer, model)
-        require(comm, transport, watchdog_s)
-        spec = require_real(specification(algorithm))
-        size, period = resolve_group_size(group_size, comm.size, "group_size"), resolve_sync_period(sync_period)
-        views = flat_views(model)
-        if resident:
-            require_models(spec)
-            check_resident(views[0])
-        return spec, spec.schedule(comm.size, size, period), *views
-
-    def describe() -> str:
-        spec, schedule, flat, _ = prepare()
-        layout = f"{flat.size} parameters of {flat.dtype} (layout {_layout(model):08x})"
-        return f"{layout}, {spec.name}, {schedule}, merge_once = {merge_once}, resident = {resident}, transport = {transport}"
-
-    agree(comm, describe, timeout_s)
-    spec, schedule, model_flat, gradient_flat = prepare()
-    _start_alike(comm, model, timeout_s)
-    initial = model_flat.read()
-    engine = None
-    if spec.collectives is not Collectives.NONE:
-        engine = Engine(
-            comm, schedule, initial, merge_once=merge_once, resident=resident, mean_when_fresh=spec.by_merge_rule,
-            transport=transport, timeout_s=timeout_s, watchdog_s=watchdog_s, record=record, digests=record,
-        )  # fmt: skip
-    placed = resident_model(model_flat, engine) if resident else None
-    recorder = Recorder(comm.rank, initial) if record else None
-    flats = {Value.MODEL: model_flat, Value.GRADIENT: gradient_flat}
-    driver = RankDriver(spec, comm.rank, schedule, engine, flats, optimizer.step, recorder, placed)
-    return DistributedOptimizer(optimizer, model, driver, engine, recorder, placed)
-
-
-def _check_pair(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:
-    """Raise InputError unless the optimizer is one that can be distributed, and trains the model."""
-    if isinstance(optimizer, DistributedOptimizer):
-        raise InputError("optimizer: it is distributed already; wrap each optimizer once")
-    given: tuple[object, object] = optimizer, model
-    if not isinstance(given[0], torch.optim.Optimizer) or not isinstance(given[1], torch.nn.Module):
-        names = " and ".join(type(one).__name__ for one in given)
-        raise InputError(f"distribute was given {names}: must be a torch.optim.Optimizer and a torch.nn.Module")
-    updated = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if not updated <= {id(p) for p in model.parameters()}:
-        raise InputError("optimizer: it updates parameters that are not the model's; give both of the same model")
-    if signature(optimizer.step).parameters["closure"].default is Parameter.empty:
-        raise InputError(f"optimizer: {type(optimizer).__name__} evaluates a closure several times in a step: not supported")
-
-
-def _layout(model: torch.nn.Module) -> int:
-    """A number that differs where names or shapes do."""
-    return zlib.crc32(repr([(name, tuple(value.shape)) for name, value in model.state_dict().items()]).encode())
-
-
-def _start_alike(comm: Any, model: torch.nn.Module, timeout_s: float) -> None:
-    """Everything that a model's output depends on, frozen parameters and buffers included, becomes rank 0's."""
-    for tensor in [*model.parameters(), *model.buffers()]:
-        content = tensor.detach().cpu().contiguous().clone()
-        # As bytes: buffers may be integers, and numpy does not know every dtype of torch.
-        raw = content.reshape(-1).view(torch.uint8).numpy()
-        if raw.size:
-            broadcast(comm, raw, timeout_s, "distribute the model")
-            with torch.no_grad():
-                tensor.copy_(content)
-
-
-def _trained(model: torch.nn.Module) -> list[bool]:
-    return [parameter.requires_grad for parameter in model.parameters()]
+# torch would wrap `step` in its own calls of hooks, global ones included, which the wrapped optimizer's step runs already.
+DistributedOptimizer.step.hooked = True  # type: ignore[attr-defined]

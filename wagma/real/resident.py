@@ -20,6 +20,10 @@ def check_resident(model: FlatView) -> None:
     for name, parameter in model.named:
         if parameter.device.type != "cpu":
             raise InputError(f"parameter {name!r} is on {parameter.device}: resident parameters must be on the CPU")
+        if parameter.dtype is not model.torch_dtype:
+            raise InputError(
+                f"parameter {name!r} is {parameter.dtype} in a model of {model.torch_dtype}: resident parameters must be of one"
+            )
         if not parameter.is_contiguous():
             raise InputError(
                 f"parameter {name!r} has strides {tuple(parameter.stride())}: resident parameters must be contiguous"

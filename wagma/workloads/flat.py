@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -12,26 +13,35 @@ import torch
 from wagma.errors import InputError
 
 Array = npt.NDArray[Any]
-_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
+_HALVES = (torch.float16, torch.bfloat16)
+_ALLOWED = (*_HALVES, torch.float32, torch.float64)
+#: numpy has no bfloat16: its bits travel as 16-bit integers.
+_NUMPY = {torch.float16: np.float16, torch.bfloat16: np.uint16, torch.float32: np.float32, torch.float64: np.float64}
 
 
 class FlatView:
     """Parameters, read and written as one 1-D numpy array (host memory, whatever device the tensors are on).
 
-    All have one dtype, float32 or float64; raises InputError, naming the parameter, otherwise.
+    float16, bfloat16, float32 and float64, mixed as one likes. The array has the dtype that all of them can be promoted to (float16 and
+    bfloat16 together, or either with float32: float32), so that a value is rounded once, on the way back. A model that is float16
+    or bfloat16 throughout travels in that; halves = False: as float32, for those who compute with the array. Raises InputError, naming the
+    parameter, for any other dtype.
     """
 
-    def __init__(self, named: Sequence[tuple[str, torch.Tensor]]) -> None:
+    def __init__(self, named: Sequence[tuple[str, torch.Tensor]], halves: bool = True) -> None:
         if not named:
             raise InputError("the model has no parameters that require a gradient")
-        first = named[0][1].dtype
         for name, tensor in named:
-            if tensor.dtype not in _NUMPY or tensor.dtype != first:
-                allowed = first if first in _NUMPY else "float32 or float64"
-                raise InputError(
-                    f"parameter {name!r} has dtype {tensor.dtype}: must be {allowed}, the same for the whole model"
-                )
-        self.dtype = np.dtype(_NUMPY[first])
+            if tensor.dtype not in _ALLOWED:
+                allowed = ", ".join(str(dtype) for dtype in _ALLOWED)
+                raise InputError(f"parameter {name!r} has dtype {tensor.dtype}: must be one of {allowed}")
+        common = reduce(torch.promote_types, (tensor.dtype for _, tensor in named))
+        if common in _HALVES and not halves:
+            common = torch.float32
+        self.torch_dtype = common
+        self.dtype = np.dtype(_NUMPY[common])  # of the array; uint16 for bfloat16
+        self.kernel_dtype = str(common).removeprefix("torch.")  # as the kernel calls what is in it
+        self.exact = all(tensor.dtype == common for _, tensor in named)  # else parameters hold what is in the array rounded
         self.named = list(named)
         self.parameters = [tensor for _, tensor in named]
         ends = np.cumsum([tensor.numel() for tensor in self.parameters]).tolist()
@@ -41,7 +51,7 @@ class FlatView:
     def read(self, out: Array | None = None) -> Array:
         """All values in order: a new array of shape (size,), or `out`."""
         out = np.empty(self.size, self.dtype) if out is None else out
-        target = torch.from_numpy(out)
+        target = self._tensor(out)
         with torch.no_grad():
             for part, parameter in zip(self._slices, self.parameters, strict=True):
                 self._read(target[part], parameter)
@@ -49,15 +59,19 @@ class FlatView:
 
     def write(self, values: Array) -> None:
         """Put values of shape (size,) back into the tensors."""
-        source = torch.from_numpy(values)
+        source = self._tensor(values)
         with torch.no_grad():
             for part, parameter in zip(self._slices, self.parameters, strict=True):
                 self._write(source[part], parameter)
 
     def parts(self, values: Array) -> list[torch.Tensor]:
         """Values of shape (size,) as tensors of the parameters' shapes, which share its memory."""
-        whole = torch.from_numpy(values)
+        whole = self._tensor(values)
         return [whole[part].view(one.shape) for part, one in zip(self._slices, self.parameters, strict=True)]
+
+    def _tensor(self, values: Array) -> torch.Tensor:
+        whole = torch.from_numpy(values)
+        return whole.view(torch.bfloat16) if self.torch_dtype is torch.bfloat16 else whole
 
     def _read(self, target: torch.Tensor, parameter: torch.Tensor) -> None:
         target.view(parameter.shape).copy_(parameter)
@@ -79,10 +93,15 @@ class FlatGradient(FlatView):
         if parameter.grad is not None:
             parameter.grad.copy_(source.view(parameter.shape))
         elif bool(source.any()):  # left alone, this rank's model would drift away from the others'
-            parameter.grad = source.view(parameter.shape).to(parameter.device, copy=True)
+            parameter.grad = source.view(parameter.shape).to(parameter.device, parameter.dtype, copy=True)
 
 
-def flat_views(model: torch.nn.Module) -> tuple[FlatView, FlatGradient]:
-    """(parameters, gradients) of a model, as flat views; frozen parameters are left out."""
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    return FlatView(named), FlatGradient(named)
+def flat_views(model: torch.nn.Module, halves: bool = True) -> tuple[FlatView, FlatGradient]:
+    """(parameters, gradients) of a model, as flat views; frozen parameters are left out. halves: as in FlatView."""
+    named = [(plain(name), parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return FlatView(named, halves), FlatGradient(named, halves)
+
+
+def plain(name: str) -> str:
+    """A parameter's name as it is in a model that has not been compiled."""
+    return name.replace("_orig_mod.", "")

@@ -1,0 +1,185 @@
+"""Puts together one rank's side of an algorithm, once `wagma.real.distribute` has checked what it was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from wagma.algorithms import Collectives, Specification, specification
+from wagma.core.effects import Value
+from wagma.core.schedule import NEVER, Schedule
+from wagma.core.settings import AlgorithmSettings
+from wagma.errors import InputError
+from wagma.real.algorithms import gossips, has_collectives
+from wagma.real.checkpoint_parts import Agreed
+from wagma.real.consolidated import consolidated, last_sync_of
+from wagma.real.driver import RankDriver
+from wagma.real.exits import is_orderly
+from wagma.real.extras import SYNCING, Extras, Policies, float_buffers
+from wagma.real.gossip import gossip_of
+from wagma.real.intact import Intact
+from wagma.real.kernel import Engine
+from wagma.real.mean import Meetings
+from wagma.real.monitor import Monitor, Seeing
+from wagma.real.node import Transport
+from wagma.real.optimizer import Parts
+from wagma.real.resident import resident_model
+from wagma.workloads.flat import FlatView
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Of `distribute`, which says what they mean: those that are no matter of the algorithm."""
+
+    merge_once: bool
+    resident: bool
+    check_finite: bool
+    transport: Transport
+    timeout_s: float
+    watchdog_s: float
+    seeing: Seeing
+
+    def describe(self) -> str:
+        """What all ranks need alike."""
+        return (
+            f"merge_once = {self.merge_once}, resident = {self.resident}, check_finite = {self.check_finite}, "
+            f"transport = {self.transport}, {self.seeing.describe()}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the settings mean on this rank, once they are checked."""
+
+    spec: Specification
+    schedule: Schedule
+    settings: AlgorithmSettings
+    model: FlatView
+    gradient: FlatView
+    policies: Policies
+
+    def describe(self, options: Options) -> dict[str, Any]:
+        """What the bits of a run depend on, beside its algorithm and the number of ranks."""
+        schedule = self.schedule
+        return {
+            "group_size": schedule.group_size, "sync_period": self.policies.sync_period or schedule.sync_period,
+            "initiators": schedule.initiators, "seed": schedule.seed,
+            "merge_once": options.merge_once, "optimizer_state": self.policies.state, "buffers": self.policies.buffers,
+        }  # fmt: skip
+
+
+def build(
+    comm: Any,
+    optimizer: torch.optim.Optimizer,
+    model: torch.nn.Module,
+    plan: Plan,
+    options: Options,
+    release: Callable[[], None],
+) -> Parts:
+    """Collective: engines, letters, driver, eyes. All ranks' models are alike by now. Raises CollectiveTimeout."""
+    initial = plan.model.read()
+    seeing = options.seeing
+    # A rank alone: no group, no mean, nothing to copy. Where records are kept it runs like several, for the sake of the trace.
+    alone = comm.size == 1 and not seeing.keeps and _is_plain_alone(plan.spec)
+    spec = specification("ideal") if alone else plan.spec
+    engine = _engine(comm, spec, plan, options, initial) if has_collectives(spec) else None
+    meetings = _meetings(comm, plan, model, options) if spec.collectives is not Collectives.NONE and comm.size > 1 else None
+    placed = resident_model(plan.model, engine) if options.resident and engine is not None else None
+    recorder = seeing.recorder(comm.rank, initial)
+    intact = Intact(model, comm.rank)
+    gossip = gossip_of(comm, initial.dtype, options.timeout_s, options.watchdog_s) if gossips(spec) else None
+    driver = RankDriver(
+        spec, comm.rank, plan.schedule, engine, {Value.MODEL: plan.model, Value.GRADIENT: plan.gradient},
+        _Update(optimizer, intact if options.check_finite else None), recorder, placed, settings=plan.settings, gossip=gossip,
+    )  # fmt: skip
+    monitor = Monitor(
+        comm, seeing, plan.spec, plan.schedule, engine, recorder, plan.model.size, plan.model.kernel_dtype, options.timeout_s
+    )
+
+    def consolidate(closed: bool) -> AbstractContextManager[None]:
+        return _consolidate(comm, plan, model, options, meetings, driver.iteration, closed)
+
+    extras = Extras(optimizer, model, plan.policies, meetings)
+    return Parts(
+        driver,
+        spec.value,
+        intact,
+        extras,
+        engine,
+        gossip,
+        meetings,
+        placed,
+        monitor,
+        options.check_finite,
+        consolidate,
+        release,
+        Agreed(comm, options.timeout_s, model, plan.spec.name, plan.describe(options)),
+    )
+
+
+def _engine(comm: Any, spec: Specification, plan: Plan, options: Options, initial: Any) -> Engine:
+    # A late rank that has published no gradient yet contributes zeros.
+    first = initial if spec.value is Value.MODEL else np.zeros_like(initial)
+    engine = Engine(
+        comm, plan.schedule, first, dtype=plan.model.kernel_dtype, merge_once=options.merge_once, resident=options.resident,
+        mean_when_fresh=spec.by_merge_rule, transport=options.transport, timeout_s=options.timeout_s, watchdog_s=options.watchdog_s,
+        record=options.seeing.records, digests=options.seeing.digests,
+    )  # fmt: skip
+    if plan.schedule.accumulate:
+        engine.last_model = plan.model.read
+    return engine
+
+
+class _Update:
+    """The local update. Looked up anew each time: a scheduler that is made later replaces the optimizer's `step`."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, finite: Intact | None) -> None:
+        self._optimizer = optimizer
+        self._finite = finite
+
+    def __call__(self) -> None:
+        self._optimizer.step()
+        if self._finite is not None:
+            self._finite.check_finite()
+
+
+def _is_plain_alone(spec: Specification) -> bool:
+    """Whether one rank of it does what its optimizer alone does: so it is with those that wagma comes with."""
+    return spec.run.__module__.startswith("wagma.algorithms.")
+
+
+def _meetings(comm: Any, plan: Plan, model: torch.nn.Module, options: Options) -> Meetings:
+    """For the means of all ranks that are not those of an iteration."""
+    numbers = plan.model.size + sum(buffer.numel() for buffer in float_buffers(model))
+    return Meetings(comm, numbers, transport=options.transport, timeout_s=options.timeout_s)
+
+
+@contextmanager
+def _consolidate(
+    comm: Any,
+    plan: Plan,
+    model: torch.nn.Module,
+    options: Options,
+    meetings: Meetings | None,
+    iteration: int,
+    closed: bool,
+) -> Iterator[None]:
+    if plan.spec.collectives is Collectives.NONE and comm.size > 1:
+        raise InputError(f"consolidated(): the ranks of {plan.spec.name} never communicate, and have no model in common")
+    # After the end: who returned from close knows that all ranks have closed, so all of them can make a new one.
+    own = _meetings(comm, plan, model, options) if closed and comm.size > 1 else None
+    period = plan.schedule.sync_period if plan.spec.collectives in SYNCING else NEVER
+    try:
+        with consolidated(model, own or meetings, iteration, last_sync_of(period)):
+            yield
+    except BaseException as error:
+        if own is not None and not is_orderly(error):
+            own.abort(f"{type(error).__name__}: {error}")
+        raise
+    if own is not None:
+        own.close()

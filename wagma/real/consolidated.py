@@ -1,0 +1,62 @@
+"""One model of all ranks, to evaluate or to save: the mean of their models and buffers, put in place of each rank's own for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from wagma.core.schedule import NEVER
+from wagma.errors import CollectiveTimeout, InputError
+from wagma.real.extras import float_buffers
+from wagma.real.mean import Meetings
+
+_NOT_FINITE = float("nan")
+
+
+@contextmanager
+def consolidated(
+    model: torch.nn.Module, meetings: Meetings | None, iteration: int, last_sync: Callable[[int], int]
+) -> Iterator[None]:
+    """Inside, `model` is the mean over the ranks, the same bits on each; afterwards it is this rank's own again, bit by bit.
+
+    meetings None: a rank alone. iteration: how many this rank has ended. last_sync: of the most iterations of any rank, how many there were
+    at the last sync; ranks that have not come that far are out of date, and left out. Raises CollectiveTimeout, PeerFailed;
+    InputError if another rank calls something else.
+    """
+    if meetings is None:
+        yield
+        return
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    buffers = float_buffers(model)
+    tensors = [*(parameter.detach() for parameter in parameters), *buffers]
+    try:
+        present = meetings.meet(iteration, "consolidated")
+    except CollectiveTimeout as error:
+        raise CollectiveTimeout(
+            f"rank {meetings.rank}: consolidated() waits for every rank that has not closed: {error}"
+        ) from error
+    if not present.alike[0]:
+        raise InputError(
+            f"rank {meetings.rank}: consolidated() here, while another rank takes part in a sync; call it on all ranks"
+        )
+    newest = max(present.iterations.values())
+    counted = iteration >= last_sync(newest)
+    own = [tensor.clone() for tensor in tensors]
+    try:
+        owners = meetings.average(tensors, [counted and bool(torch.isfinite(tensor).all()) for tensor in tensors])
+        expected = sum(number >= last_sync(newest) for number in present.iterations.values())
+        for tensor, ranks in zip(tensors[: len(parameters)], owners, strict=False):
+            if ranks < expected:  # some rank's has NaN or infinity, and so would the mean
+                tensor.fill_(_NOT_FINITE)
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, before in zip(tensors, own, strict=True):
+                tensor.copy_(before)
+
+
+def last_sync_of(sync_period: int) -> Callable[[int], int]:
+    """For `consolidated`: the iterations up to and including the last sync; 0 where there is none."""
+    return lambda iterations: 0 if sync_period == NEVER else iterations - iterations % sync_period
