@@ -20,7 +20,8 @@ import numpy.typing as npt
 from wagma.core.protocol import NONE
 from wagma.core.schedule import EVERYBODY, Schedule
 from wagma.errors import InputError
-from wagma.real.kernel import Engine, Records, is_orderly, require
+from wagma.real.exits import is_orderly
+from wagma.real.kernel import Engine, Records, require
 from wagma.real.limited import agree
 from wagma.real.node import Transport
 from wagma.scenario import resolve_group_size, resolve_sync_period
@@ -47,7 +48,9 @@ class GroupAllreduce:
     float32, float64 or float16 (or 16-bit integers that hold bfloat16, with dtype="bfloat16"), of the same length and dtype on all
     ranks. group_size: 1 to the number of ranks, or "sqrt". sync_period: a global mean in every sync_period-th iteration, or "never".
     initiators: who may activate a version: "solo", everybody; "majority", one rank drawn from `seed` for each version; or how many are
-    drawn (E). merge_once: merge no sum twice. transport: "shm", "mpi", or "auto": shared memory where all ranks are on one
+    drawn (E). begin: the first iteration, of a run that goes on from a model that was saved after iteration begin - 1, a sync
+    (docs/checkpoints.md).
+    merge_once: merge no sum twice. transport: "shm", "mpi", or "auto": shared memory where all ranks are on one
     machine. longest_nap_s: over MPI, how long an idle rank goes without looking (0 to 1; None: 2 ms); the shorter, the more it costs.
     timeout_s: limit of every wait. watchdog_s: after so long without anything that moves, where something is due, each rank says on
     standard error what stands (0: never); SIGUSR1 makes it say so at any time. record, digests: keep records for a trace
@@ -70,6 +73,7 @@ class GroupAllreduce:
         dtype: Literal["bfloat16"] | None = None,
         initiators: int | Literal["solo", "majority"] = "solo",
         seed: int = 0,
+        begin: int = 0,
         merge_once: bool = False,
         resident: bool = False,
         transport: Transport = "auto",
@@ -82,8 +86,9 @@ class GroupAllreduce:
         def settings() -> Schedule:
             size = resolve_group_size(group_size, comm.size, "group_size")
             period = resolve_sync_period(sync_period)
-            _check_seed(seed)
-            return Schedule(comm.size, size, period, initiators=_initiators(initiators, comm.size), seed=seed)
+            _check_seed(seed, "seed")
+            _check_seed(begin, "begin")
+            return Schedule(comm.size, size, period, initiators=_initiators(initiators, comm.size), seed=seed, begin=begin)
 
         def describe() -> str:
             require(comm, transport, watchdog_s)
@@ -94,13 +99,13 @@ class GroupAllreduce:
             return (
                 f"{buffer.size} elements of {dtype or buffer.dtype}, group_size = {schedule.group_size},"
                 f" sync_period = {schedule.sync_period or 'never'}, initiators = {initiators}, seed = {seed},"
-                f" merge_once = {merge_once}, resident = {resident}, transport = {transport}"
+                f" begin = {begin}, merge_once = {merge_once}, resident = {resident}, transport = {transport}"
             )
 
         agree(comm, describe, timeout_s)
         self._own = None if resident else buffer  # where the model is; a first value is not kept
         self._schedule = settings()
-        self._next = 0
+        self._next = begin
         self._engine = Engine(
             comm, self._schedule, buffer, dtype=dtype, merge_once=merge_once, resident=resident, mean_when_fresh=True,
             transport=transport, longest_nap_s=longest_nap_s, timeout_s=timeout_s, watchdog_s=watchdog_s, record=record, digests=digests,
@@ -130,7 +135,7 @@ class GroupAllreduce:
     def average(self, iteration: int | None = None) -> AverageOutcome:
         """Publish the buffer's content, join the next version, write the average into the buffer.
 
-        `iteration`, where it is given, must be the next one: 0, 1, 2, ... Raises CollectiveTimeout, PeerFailed, ProtocolError.
+        `iteration`, where it is given, must be the next one: begin, begin + 1, ... Raises CollectiveTimeout, PeerFailed, ProtocolError.
         """
         t = self._next if iteration is None else iteration
         outcome = self._engine.average(t, self._own)
@@ -173,9 +178,9 @@ def _initiators(initiators: object, world_size: int) -> int:
     return chosen
 
 
-def _check_seed(seed: object) -> None:
+def _check_seed(seed: object, name: str) -> None:
     if not isinstance(seed, int) or not 0 <= seed < 1 << 63:
-        raise InputError(f"seed = {seed!r}: must be a whole number from 0 to 2^63 - 1")
+        raise InputError(f"{name} = {seed!r}: must be a whole number from 0 to 2^63 - 1")
 
 
 def _check_buffer(buffer: Any, dtype: str | None) -> None:

@@ -1,13 +1,11 @@
-"""The native engine for Python: which transport, which checks come first, and how a process ends that has one.
+"""The native engine for Python: which transport, and which checks come first.
 
 Loading order matters: `_native_mpi` names no search path for libmpi, so mpi4py has to have opened its own first; both then call
-one library. Ending matters too: a progress thread that still makes MPI calls when MPI finalizes hangs or crashes the job, so open
-engines are closed (or, after an uncaught exception, aborted) by an exit handler, which runs before mpi4py finalizes MPI.
+one library. How a process ends that has an engine: `wagma.real.exits`.
 """
 
 from __future__ import annotations
 
-import atexit
 import faulthandler
 import signal
 import sys
@@ -15,16 +13,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from wagma.core.protocol import NONE
 from wagma.core.schedule import Schedule
+from wagma.core.symbols import NULL
 from wagma.errors import MissingDependencyError, PeerFailed, WagmaError
 from wagma.real import library
+from wagma.real.announced import check_world
+from wagma.real.exits import forget, note_failure, serve_until_exit
 from wagma.real.limited import agree, check_watchdog, is_local
 from wagma.real.node import Transport, check_transport, share_memory
 
@@ -34,25 +35,6 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 #: Executions and iterations, with the names of wagma.trace; digests are 16 hexadecimal digits, None where they are off.
 Records = tuple[list[dict[str, Any]], list[dict[str, Any]]]
-
-#: A peer's failure is raised this much later than it is heard of, so that the rank that failed prints its error first.
-ORIGIN_FIRST_S = 0.25
-#: After a failure a process stays this long, so that its peers can say what they saw before the job is taken down.
-FAREWELL_S = 2.0
-
-
-@dataclass(slots=True)
-class _ExitState:
-    registered: bool = False
-    created: int = 0
-    failed_at: float | None = None
-    by_exit: SystemExit | None = None  # the last call of sys.exit
-
-
-# By creation, which is collective: at exit all ranks close theirs in the same order. A set's order would make one rank wait in one
-# engine for a peer that waits in another.
-_open: dict[int, Engine] = {}
-_exit = _ExitState()
 
 
 def native() -> Any:
@@ -95,6 +77,12 @@ def require(comm: Any, transport: Transport = "auto", watchdog_s: float = 0.0) -
         mpi_native()
 
 
+def require_letters(comm: Any) -> None:
+    """Raise MissingDependencyError if ranks cannot write to each other: threads of one process can, others over MPI."""
+    if not is_local(comm) and (wrong := library.too_few_threads(_mpi4py())) is not None:
+        raise MissingDependencyError(wrong)
+
+
 def _connect(
     comm: Any, config: _native.EngineConfig, transport: Transport, timeout_s: float, longest_nap_s: float | None
 ) -> Any:
@@ -116,8 +104,10 @@ def _connect(
 
 
 def world() -> Any:
-    """mpi4py's COMM_WORLD. Raises MissingDependencyError."""
-    return _mpi4py().COMM_WORLD
+    """mpi4py's COMM_WORLD. Raises MissingDependencyError; InputError if several processes were started that MPI knows nothing of."""
+    mpi = _mpi4py()
+    check_world(mpi.COMM_WORLD.size, mpi.Get_library_version())
+    return mpi.COMM_WORLD
 
 
 class Engine:
@@ -151,7 +141,7 @@ class Engine:
         record: bool = False,
         digests: bool = False,
     ) -> None:
-        _report_on_signal()
+        report_on_signal()
         self._separate = not is_local(comm)  # ranks are processes
         config = native().EngineConfig(
             world_size=schedule.world_size,
@@ -171,6 +161,7 @@ class Engine:
             watchdog_s=watchdog_s,
             record=record,
             digests=digests,
+            begin=schedule.begin,
         )
         connected = _connect(comm, config, transport, timeout_s, longest_nap_s)
         self._engine: _native.Engine = native().Engine(config, connected, initial)
@@ -180,20 +171,29 @@ class Engine:
         self.schedule = schedule
         self._digests = digests
         self.rank = connected.rank
+        self._gradients = Gradients(schedule) if schedule.accumulate else None
+        #: Where gradients accumulate and there are syncs: the model that goes into those that are left when this rank closes.
+        self.last_model: Callable[[], Array] | None = None
         self.ended = False
         self.error: WagmaError | None = None  # why the last call failed, if the engine has not ended
         if self._separate:
-            # A strong reference: an engine that the program has dropped still answers for its rank until the process exits.
-            self._number = _exit.created
-            _open[self._number] = self
-            _exit.created += 1
-            _watch_exit()
+            self._number = serve_until_exit(self)
+
+    def begin_at(self, iteration: int, initial: Array) -> None:
+        """Of a run that is resumed: its first iteration, and what is contributed until the first arrival. Raises ProtocolError after one.
+
+        Every rank calls it before any of them arrives: so a barrier has to follow.
+        """
+        self._engine.begin_at(iteration, initial)
+        self.schedule = replace(self.schedule, begin=iteration)
 
     def arrive(self, version: int, own: Array | None) -> _native.Outcome:
         """Publish `own` for `version` and wait until there is something to merge.
 
         Raises CollectiveTimeout, PeerFailed, ProtocolError.
         """
+        if self._gradients is not None:
+            self._gradients.published(version)
         with self._noting_failure():
             return self._engine.arrive(version, own)
 
@@ -215,7 +215,11 @@ class Engine:
 
     def retract(self, own: Array) -> bool:
         """own += what no version has taken yet, where contributions accumulate: before each arrive. Whether there was something."""
-        return self._engine.retract(own)
+        before = time.monotonic_ns()
+        taken = self._engine.retract(own)
+        if taken and self._gradients is not None:
+            self._gradients.retracted(before)
+        return taken
 
     @property
     def model_index(self) -> int:
@@ -230,17 +234,18 @@ class Engine:
         """What was recorded since the last call; complete after `close`."""
         records = self._engine.take_records()
         text = _hexadecimal if self._digests else _no_digest
-        return (
-            [_execution(self.rank, record, text) for record in records.executions],
-            [_iteration(self.rank, record, text) for record in records.iterations],
-        )
+        executions = [_execution(self.rank, record, text) for record in records.executions]
+        iterations = [_iteration(self.rank, record, text) for record in records.iterations]
+        if self._gradients is not None:
+            self._gradients.complete(executions, iterations)
+        return executions, iterations
 
     def close(self) -> None:
         """Serve the other ranks until all have closed; again: nothing. Raises CollectiveTimeout, PeerFailed."""
         if self.ended:
             return
         with self._noting_failure():
-            self._engine.close()
+            self._engine.close(None if self.last_model is None else self.last_model())
         self._forget()
 
     def abort(self, message: str) -> None:
@@ -264,14 +269,53 @@ class Engine:
     def _failed(self, wait: bool) -> None:
         self._forget()
         if self._separate:
-            if wait:
-                time.sleep(ORIGIN_FIRST_S)
-            _exit.failed_at = time.monotonic()
+            note_failure(wait)
 
     def _forget(self) -> None:
         self.ended = True
         if self._separate:
-            _open.pop(self._number, None)
+            forget(self._number)
+
+
+class Gradients:
+    """What the records of a rank lack where gradients accumulate: which of them are in what was published, and when it took some back.
+
+    Of the application's thread, like the engine's calls. The engine says which sum a version took; that all of them arrive is for the
+    checkers to see, from what the rank has put into each.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+        self._last = self._oldest = NONE  # what was published last, and the oldest gradient in it
+        self._oldest_of: dict[int, int] = {}
+        self._retracted_ns: int | None = None
+        self._retracted_at: dict[int, int] = {}
+
+    def retracted(self, at_ns: int) -> None:
+        """What was published last goes into what is next; at_ns: from when on no version could take it."""
+        self._retracted_ns = at_ns
+        self._oldest_of.pop(self._last, None)
+
+    def published(self, iteration: int) -> None:
+        """The sum of what was retracted and of the iteration's gradient, or at a sync the model."""
+        if self._retracted_ns is None or self._schedule.is_sync(iteration):
+            self._oldest = iteration
+        if self._retracted_ns is not None:
+            self._retracted_at[iteration] = self._retracted_ns
+        if not self._schedule.is_sync(iteration):
+            self._oldest_of[iteration] = self._oldest
+        self._last, self._retracted_ns = iteration, None
+
+    def complete(self, executions: list[dict[str, Any]], iterations: list[dict[str, Any]]) -> None:
+        """Put it into records, in order."""
+        for values in executions:
+            version, stamp = values["version"], values["own_stamp"]
+            sync = self._schedule.is_sync(version)
+            values["oldest_stamp"] = version if sync else self._oldest_of.pop(stamp, NONE)
+            if stamp == NONE and values["contribution_digest"] is not None:
+                values["contribution_digest"] = NULL
+        for values in iterations:
+            values["retracted_ns"] = self._retracted_at.pop(values["iteration"], None)
 
 
 def _hexadecimal(digest: int) -> str | None:
@@ -314,7 +358,7 @@ def _iteration(rank: int, record: _native.IterationRecord, text: Callable[[int],
     }
 
 
-def _report_on_signal() -> None:
+def report_on_signal() -> None:
     """Have SIGUSR1 print where each engine and each Python thread stands, unless the program uses that signal.
 
     MPICH handles it, too, which Python does not know of: it still gets the signal.
@@ -323,44 +367,3 @@ def _report_on_signal() -> None:
     if main and signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL and native().report_on(signal.SIGUSR1):
         with suppress(OSError, ValueError, RuntimeError):  # notebooks have a standard error that is no file
             faulthandler.register(signal.SIGUSR1, file=sys.__stderr__ or sys.stderr, chain=True)
-
-
-def is_orderly(error: BaseException | None) -> bool:
-    """Whether a program that ends with `error` ends well: nothing raised, or an exit with status 0."""
-    return error is None or (isinstance(error, SystemExit) and not error.code)
-
-
-def _watch_exit() -> None:
-    """Have `_end_all` called at exit, and let it know of sys.exit: Python tells an exit handler of no SystemExit."""
-    if _exit.registered:
-        return
-    _exit.registered = True
-    atexit.register(_end_all)
-    exit_before = sys.exit
-
-    def exit_and_note(status: Any = None) -> NoReturn:
-        _exit.by_exit = SystemExit(status)
-        exit_before(status)
-
-    sys.exit = exit_and_note
-
-
-def _end_all() -> None:
-    """At exit, before MPI finalizes: stop every progress thread."""
-    uncaught: BaseException | None = getattr(sys, "last_value", None) or _exit.by_exit
-    orderly = is_orderly(uncaught)
-    for engine in list(_open.values()):
-        if orderly and engine.error is not None:
-            orderly, uncaught = False, engine.error
-        try:
-            if orderly:
-                engine.close()
-            else:
-                engine.abort(f"{type(uncaught).__name__}: {uncaught}")
-        except BaseException as error:  # Ctrl-C, too: the other engines still have to be stopped before MPI finalizes
-            orderly, uncaught = False, uncaught or error
-            print(f"wagma: at exit: {error!r}", file=sys.stderr)
-            engine.abort(f"{type(uncaught).__name__}: {uncaught}")
-    if not orderly and _exit.failed_at is not None:
-        sys.stderr.flush()
-        time.sleep(max(0.0, _exit.failed_at + FAREWELL_S - time.monotonic()))

@@ -1,0 +1,18 @@
+"""Whether a file can be written, asked before the work that would fill it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def why_not_writable(name: str | Path) -> str | None:
+    """What keeps a file of that name from being written; None if nothing does."""
+    path = Path(name)
+    if not str(name) or path.is_dir():
+        return "a folder, not a file"
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}"
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        return "no permission to write there"
+    return None
