@@ -44,7 +44,7 @@ def ablated() -> Comparison:
 def test_every_line_starts_from_the_same_models(pair: Comparison) -> None:
     assert [line.variant.label for line in pair.lines] == PAIR
     for number in range(2):
-        starts = {line.runs[number].curve[0].accuracy for line in pair.lines}
+        starts = {line.runs[number].curve[0].score for line in pair.lines}
         assert len(starts) == 1
     assert pair.lines[0].runs[0].curve != pair.lines[0].runs[1].curve
 
@@ -54,7 +54,7 @@ def test_a_line_is_what_simulating_it_gives(pair: Comparison) -> None:
         for seed, learned in zip(pair.seeds, line.runs, strict=True):
             alone = summarize(run(small(seed=seed), line.variant.algorithm))
             assert dataclasses.replace(learned.result, wall_s=0.0) == dataclasses.replace(alone, wall_s=0.0)
-            assert learned.accuracy == learned.curve[-1].accuracy
+            assert learned.score == learned.curve[-1].score
             assert [point.iterations for point in learned.curve] == list(range(0, 41, 5))
             assert learned.curve[-1].time_ns <= alone.makespan_ns
 
@@ -64,20 +64,20 @@ def test_the_time_to_a_target_is_that_of_the_first_evaluation_above_it(pair: Com
     for line in pair.lines:
         for learned in line.runs:
             seconds = learned.seconds_to(pair.target)
-            below = [point for point in learned.curve if point.accuracy < pair.target]
+            below = [point for point in learned.curve if point.score < pair.target]
             if seconds is None:
                 assert len(below) == len(learned.curve)
                 continue
             told += 1
             first = next(point for point in learned.curve if point.time_ns == round(seconds * 1e9))
-            assert first.accuracy >= pair.target
-            assert all(point.accuracy < pair.target for point in learned.curve if point.time_ns < first.time_ns)
+            assert first.score >= pair.target
+            assert all(point.score < pair.target for point in learned.curve if point.time_ns < first.time_ns)
     assert told
 
 
 def test_the_default_target_is_five_points_below_the_best_mean() -> None:
     found = compare(small(iterations=20), PAIR, seeds=2)
-    best = max(sum(run.accuracy for run in line.runs) / 2 for line in found.lines)
+    best = max(sum(run.score for run in line.runs) / 2 for line in found.lines)
     assert best - 0.06 < found.target <= best - 0.05
     assert round(100 * found.target, 9) == int(100 * found.target + 0.5)
 
@@ -90,10 +90,8 @@ def test_json_has_the_same_bytes_whoever_runs_it(pair: Comparison) -> None:
     document = json.loads(text)
     assert (document["scenario"], document["seeds"], document["target"]) == ("digits_skewed", [1, 2], 0.6)
     line = document["lines"][0]["runs"][1]
-    assert {"seed", "accuracy", "own_accuracy", "seconds_to_target", "throughput", "staleness", "makespan_ns", "curve"} <= set(
-        line
-    )
-    assert line["curve"][0].keys() == {"time_ns", "iterations", "accuracy"}
+    assert {"seed", "accuracy", "score", "seconds_to_target", "throughput", "staleness", "makespan_ns", "curve"} <= set(line)
+    assert line["curve"][0].keys() == {"time_ns", "iterations", "score"}
 
 
 def test_the_table_says_what_the_runs_say(pair: Comparison) -> None:
@@ -101,7 +99,7 @@ def test_the_table_says_what_the_runs_say(pair: Comparison) -> None:
     assert "8 ranks" in lines[0]
     assert "40 iterations" in lines[0]
     row = next(line for line in lines if line.startswith("wagma_sgd"))
-    accuracies = [run.accuracy for run in pair.lines[0].runs]
+    accuracies = [run.score for run in pair.lines[0].runs]
     assert f"{100 * sum(accuracies) / 2:.1f} % ({100 * min(accuracies):.1f} to {100 * max(accuracies):.1f})" in row
     assert " / 9 " in row
     never = describe(dataclasses.replace(pair, target=1.0))
@@ -109,7 +107,7 @@ def test_the_table_says_what_the_runs_say(pair: Comparison) -> None:
 
 
 def test_a_target_that_some_seeds_reach_says_how_many(pair: Comparison) -> None:
-    finals = sorted(max(point.accuracy for point in run.curve) for run in pair.lines[0].runs)
+    finals = sorted(max(point.score for point in run.curve) for run in pair.lines[0].runs)
     assert finals[0] < finals[1]
     assert "(1 of 2)" in describe(dataclasses.replace(pair, target=finals[1]))
 
@@ -187,7 +185,7 @@ def test_the_command_draws_and_writes(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_curve_has_the_spread_of_the_seeds(pair: Comparison) -> None:
     curve = _curve(pair.lines[0])
     for k in range(9):
-        both = [run.curve[k].accuracy for run in pair.lines[0].runs]
+        both = [run.curve[k].score for run in pair.lines[0].runs]
         assert (curve.low[k], curve.high[k]) == (min(both), max(both))
         assert curve.mean[k] == pytest.approx(sum(both) / 2)
     assert curve.seconds[0] == 0

@@ -324,7 +324,7 @@ def test_other_libraries_reuse_nothing(library: str, monkeypatch: pytest.MonkeyP
             sweeps.plan(load(name, {"ranks": 4, "iterations": 6}), {}, ["ideal"])[0].digest for name in (SCENARIO, "digits")
         ]
 
-    monkeypatch.setattr("wagma.workloads.find_spec", lambda _: True)
+    monkeypatch.setattr("wagma.workloads.registry.find_spec", lambda _: True)
     before = digests()
     monkeypatch.setattr(sweeps, "_version", lambda name: "another" if name == library else _version(name))
     timing, training = [new != old for new, old in zip(digests(), before, strict=True)]
@@ -514,7 +514,7 @@ def test_parquet(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 
 def test_training_is_swept_only_if_it_can(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Said before the first run, not by each of them."""
-    monkeypatch.setattr("wagma.workloads.find_spec", lambda _: None)
+    monkeypatch.setattr("wagma.workloads.registry.find_spec", lambda _: None)
     with pytest.raises(MissingDependencyError, match="pip install torch"):
         sweeps.sweep("digits", {"training.learning_rate": [0.1, 0.2]}, "wagma_sgd", out=tmp_path / "t.csv")
     assert list(tmp_path.iterdir()) == []

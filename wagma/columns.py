@@ -23,19 +23,36 @@ Nanoseconds = npt.NDArray[np.int64]
 Integers = npt.NDArray[Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a run's models reach, as the header of its trace has it; of a run that trained nothing, nothing."""
+
+    score: float | None = None
+    name: str | None = None
+    direction: str | None = None
+    own: float | None = None
+
+    @classmethod
+    def of(cls, trace: Trace) -> Scores:
+        """From the header."""
+        header = trace.header
+        return cls(header.score, header.score_name, header.score_direction, header.own_score)
+
+
 @dataclass(slots=True)
 class Totals:
     """What the figures of a run are made of.
 
     By rank, int64: counts (iterations), begin_ns, finish_ns, computed_ns (without delays). durations_ns: of each iteration, from the return
     before to its own, shape (iterations, ranks); rows beyond a rank's count mean nothing. staleness: value -> how often, over contributions
-    to versions that are no syncs, and over what gossip received. fresh of joined: arrivals at such versions.
+    to versions that are no syncs, and over what gossip received. fresh of joined: arrivals at such versions. work: of each rank, in the
+    scenario's unit; None: `work.per_rank` in every iteration.
     """
 
     scenario: Scenario
     algorithm: str
     engine: str
-    accuracy: float | None
+    scores: Scores
     wall_s: float
     counts: Nanoseconds
     begin_ns: Nanoseconds
@@ -45,6 +62,7 @@ class Totals:
     staleness: dict[int, int]
     fresh: int
     joined: int
+    work: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(slots=True)
@@ -54,13 +72,13 @@ class Columns:
     Of shape (iterations, ranks), the first counts[rank] rows of each rank: arrival_ns, return_ns, computed_ns (int64), fresh (1, 0, or -1:
     no collective), merged_version (-1: nothing). Of shape (versions, ranks), row i being version versions[i], where `executed`:
     activated_ns, started_ns, completed_ns, stamp (int64), activator (bool), oldest_stamp (None: contributions do not accumulate).
-    exchange_staleness: one item for each model that came without a collective.
+    exchange_staleness: one item for each model that came without a collective. work: of each rank, as `Totals` has it.
     """
 
     scenario: Scenario
     algorithm: str
     engine: str
-    accuracy: float | None
+    scores: Scores
     wall_s: float
     begin_ns: Nanoseconds
     counts: Nanoseconds
@@ -78,6 +96,7 @@ class Columns:
     stamp: Integers
     oldest_stamp: Integers | None
     exchange_staleness: Integers
+    work: npt.NDArray[np.float64] | None = None
 
     @classmethod
     def of(cls, trace: Trace) -> Columns:
@@ -93,7 +112,7 @@ class Columns:
         executions = _Table(trace.executions, (versions.size, width), places, members)
         accumulates = any(e.oldest_stamp is not None for e in trace.executions)
         return cls(
-            scenario, trace.header.algorithm, trace.header.engine, trace.header.accuracy, trace.wall_s,
+            scenario, trace.header.algorithm, trace.header.engine, Scores.of(trace), trace.wall_s,
             begin_ns=np.array([start.started_ns for start in trace.starts], np.int64),
             counts=counts,
             arrival_ns=iterations.column(lambda a: a.arrival_ns),
@@ -110,6 +129,7 @@ class Columns:
             stamp=executions.column(lambda e: e.own_stamp),
             oldest_stamp=executions.column(lambda e: NONE if e.oldest_stamp is None else e.oldest_stamp) if accumulates else None,
             exchange_staleness=np.array([max(0, x.iteration - s) for x in trace.exchanges for s in x.stamps], np.int64),
+            work=_work(trace, columns, width),
         )  # fmt: skip
 
     @property
@@ -130,11 +150,12 @@ class Columns:
         sync = np.array([schedule.grouped and schedule.is_sync(int(t)) for t in rows], np.bool_)
         joined = self.valid & (self.fresh != NONE) & ~sync[:, None]
         return Totals(
-            self.scenario, self.algorithm, self.engine, self.accuracy, self.wall_s,
+            self.scenario, self.algorithm, self.engine, self.scores, self.wall_s,
             counts=self.counts, begin_ns=self.begin_ns, finish_ns=before[self.counts, ranks],
             computed_ns=np.where(self.valid, self.computed_ns, 0).sum(axis=0),
             durations_ns=np.diff(before, axis=0),
             staleness=self._staleness(schedule), fresh=int((self.fresh[joined] == 1).sum()), joined=int(joined.sum()),
+            work=self.work,
         )  # fmt: skip
 
     def _staleness(self, schedule: Schedule) -> dict[int, int]:
@@ -167,6 +188,15 @@ class _Table:
                 "the run goes beyond 2^63 ns, 292 years: figures need shorter times, or fewer iterations"
             ) from error
         return table
+
+
+def _work(trace: Trace, columns: Integers, width: int) -> npt.NDArray[np.float64] | None:
+    """The work of each rank; None if no iteration says how much it was."""
+    if all(record.work is None for record in trace.iterations):
+        return None
+    usual = trace.scenario.work_per_rank
+    each = np.array([usual if record.work is None else record.work for record in trace.iterations], np.float64)
+    return np.bincount(columns, each, minlength=width).astype(np.float64)
 
 
 def _running_count(columns: Integers, counts: Nanoseconds) -> Integers:

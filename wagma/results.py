@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wagma.algorithms import Collectives, specification
+from wagma.algorithms import specification
 from wagma.columns import Columns, Nanoseconds, Totals
 from wagma.core.schedule import Schedule
+from wagma.scores import ACCURACY, Score, score_named
 from wagma.timing.imbalance import NANOSECONDS
 from wagma.trace import Trace
 
@@ -28,7 +29,8 @@ class Result:
 
     staleness counts version - stamp over the executions that are no syncs; of gossip, how many iterations the rank was ahead of what it
     got, or 0 (`wagma.trace.ExchangeRecord`). ideal_throughput is what the same compute times
-    would give without communication, waiting and injected delay.
+    would give without communication, waiting and injected delay. score: of the mean of all ranks' last models, own_score: the mean of
+    what their own last models reach; score_name and score_direction say what that is (`wagma.scores`).
     """
 
     algorithm: str
@@ -45,9 +47,22 @@ class Result:
     staleness_mean: float | None
     staleness_bound: int | None
     fresh_fraction: float | None
-    accuracy: float | None
+    score: float | None
+    score_name: str | None
+    score_direction: str | None
+    own_score: float | None
     ideal_throughput: float
     wall_s: float
+
+    @property
+    def accuracy(self) -> float | None:
+        """The score, if it is one: from 0 to 1."""
+        return self.score if self.score_name == ACCURACY.name else None
+
+    @property
+    def scored_by(self) -> Score | None:
+        """What the score is; None if nothing was trained."""
+        return score_named(self.score_name, self.score_direction)
 
     def as_json(self) -> dict[str, Any]:
         """The stable form of `--json`."""
@@ -62,8 +77,14 @@ class Result:
             "staleness": {"max": self.staleness_max, "mean": self.staleness_mean, "bound": self.staleness_bound},
             "fresh_fraction": self.fresh_fraction,
             "accuracy": self.accuracy,
+            "score": self._score_as_json(),
             "wall_s": self.wall_s,
         }
+
+    def _score_as_json(self) -> dict[str, Any] | None:
+        if self.score_name is None:
+            return None
+        return {"name": self.score_name, "direction": self.score_direction, "value": self.score, "own": self.own_score}
 
 
 def summarize(run: Trace | Columns | Totals) -> Result:
@@ -91,7 +112,10 @@ def summarize(run: Trace | Columns | Totals) -> Result:
         staleness_mean=stale / contributions if contributions else None,
         staleness_bound=staleness_bound(totals.algorithm, scenario.schedule(totals.algorithm)) if contributions else None,
         fresh_fraction=totals.fresh / totals.joined if totals.joined else None,
-        accuracy=totals.accuracy,
+        score=totals.scores.score,
+        score_name=totals.scores.name,
+        score_direction=totals.scores.direction,
+        own_score=totals.scores.own,
         ideal_throughput=_rate(totals, totals.computed_ns),
         wall_s=totals.wall_s,
     )
@@ -100,7 +124,8 @@ def summarize(run: Trace | Columns | Totals) -> Result:
 def _rate(totals: Totals, spent_ns: Nanoseconds) -> float:
     """Work per second if each rank had spent that time on its iterations."""
     work = totals.scenario.work_per_rank * NANOSECONDS
-    return float(sum((work * totals.counts / np.maximum(1, spent_ns)).tolist()))
+    done = work * totals.counts if totals.work is None else NANOSECONDS * totals.work
+    return float(sum((done / np.maximum(1, spent_ns)).tolist()))
 
 
 def _durations(totals: Totals) -> npt.NDArray[np.float64]:
@@ -113,12 +138,7 @@ def _durations(totals: Totals) -> npt.NDArray[np.float64]:
 
 def staleness_bound(algorithm: str, schedule: Schedule) -> int | None:
     """The staleness that an algorithm promises not to exceed; None where nothing bounds it."""
-    match specification(algorithm).collectives:
-        case Collectives.NEIGHBOURS:
-            return 0
-        case Collectives.PAIRS:
-            return None
-    return schedule.worst_staleness
+    return specification(algorithm).staleness_bound(schedule)
 
 
 def to_json(scenario: str, results: Sequence[Result]) -> str:

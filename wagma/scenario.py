@@ -28,9 +28,13 @@ from wagma.timing.noise import Noise, read_noise
 #: Below, Dirichlet mixtures have one label each: that is by_label.
 LEAST_CONCENTRATION = 0.01
 
+#: A rank that sleeps a hundred times as long as it computes says nothing of any machine.
+MOST_STRETCH = 100.0
+
 DTYPES = {"float32": 4, "float64": 8}
 UNITS = ("images", "tokens", "steps")
-WORKLOADS = ("digits", "digits_mlp", "none")
+WORKLOADS = ("digits", "digits_mlp", "text", "rl", "none")
+OPTIMIZERS = ("sgd", "adamw")
 SHARDS = ("iid", "by_label", "dirichlet")
 NUMERICS = ("per_rank", "batched")
 GROUPS = ("changing", "fixed")
@@ -56,13 +60,21 @@ class Settings:
     await_averaging: bool = False
     initiators: int | str = "solo"
 
+    def of_algorithm(self, seed: int) -> AlgorithmSettings:
+        """What the algorithm itself may read."""
+        return AlgorithmSettings(
+            self.out_neighbours, self.local_steps, self.global_clock, self.all_ask, self.await_averaging, seed
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Training:
     """What ranks train, if they do: workload and hyperparameters. `paced`: a real rank stretches its gradient to the compute time.
 
     shards, concentration: how the data is shared out (`wagma.workloads.shards`). numerics: in the simulator, a replica for each rank or
-    all ranks in one batch (`wagma.sim.batched`).
+    all ranks in one batch (`wagma.sim.batched`). batch_tokens: of `text`. epochs: of `rl`. learning_rates, iterations: algorithm -> its
+    own ones (`Scenario.tuned`). decay: of the learning rate by the last iteration, linearly. stretch: a real rank sleeps after each
+    gradient until that has taken so many times the processor time that it needed.
     """
 
     workload: str = "none"
@@ -73,6 +85,13 @@ class Training:
     shards: str = "iid"
     concentration: float = 1.0
     numerics: str = "per_rank"
+    optimizer: str = "sgd"
+    batch_tokens: int = 4096
+    epochs: int = 4
+    stretch: float = 1.0
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    iterations: Mapping[str, float] = field(default_factory=dict)
+    decay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +128,7 @@ class Scenario:
 
     def algorithm_settings(self, algorithm: str) -> AlgorithmSettings:
         """What the algorithm itself may read."""
-        settings = self.settings_of(algorithm)
-        return AlgorithmSettings(
-            settings.out_neighbours,
-            settings.local_steps,
-            settings.global_clock,
-            settings.all_ask,
-            settings.await_averaging,
-            self.seed,
-        )
+        return self.settings_of(algorithm).of_algorithm(self.seed)
 
     def schedule(self, algorithm: str) -> Schedule:
         """The collectives that `algorithm` joins in this scenario. Raises InputError if the settings do not fit the ranks."""
@@ -127,6 +138,18 @@ class Scenario:
         period = resolve_sync_period(settings.sync_period)
         schedule = specification(algorithm).schedule(self.ranks, size, period, initiators, self.seed)
         return dataclasses.replace(schedule, fixed=schedule.grouped and settings.groups == "fixed")
+
+    def tuned(self, algorithm: str) -> Scenario:
+        """This scenario with the learning rate and the number of iterations that it has for an algorithm."""
+        training, changes = self.training, {}
+        if algorithm in training.learning_rates:
+            changes["training.learning_rate"] = training.learning_rates[algorithm]
+        if algorithm in training.iterations:
+            changes["iterations"] = training.iterations[algorithm]
+        if not changes:
+            return self
+        # Tuned it is: to tune it once more would be the same.
+        return self.replace(changes)
 
     def replace(self, changes: Mapping[str, Any]) -> Scenario:
         """This scenario with dotted keys set, checked again: replace({"network.latency_ns": 500})."""
@@ -238,6 +261,16 @@ def read(table: Mapping[str, Any], source: str) -> Scenario:
     )  # fmt: skip
 
 
+def read_settings(table: Mapping[str, Any], algorithm: str, ranks: int, where: str) -> Settings:
+    """Settings that only this algorithm has, the others as they are by default. Raises InputError naming `where`, key and value."""
+    keys = specification(algorithm).keys
+    for key, value in table.items():
+        if key not in keys:
+            allowed = ", ".join(keys) if keys else f"none, {algorithm} has none"
+            raise InputError(f"{where}: {key} = {value!r}: unknown key; allowed: {allowed}")
+    return _settings(Section(where, "", dict(table)), ranks, Settings(), keys)
+
+
 def _settings(section: Section, ranks: int, shared: Settings, keys: tuple[str, ...] = ()) -> Settings:
     """`keys` are those that only this algorithm has."""
     size = section.take("group_size", shared.group_size)
@@ -270,9 +303,35 @@ def _training(section: Section) -> Training:
         section.choice("shards", SHARDS, default.shards),
         section.number("concentration", LEAST_CONCENTRATION, default=default.concentration),
         section.choice("numerics", NUMERICS, default.numerics),
+        section.choice("optimizer", OPTIMIZERS, default.optimizer),
+        section.integer("batch_tokens", 2, default=default.batch_tokens),
+        section.integer("epochs", 1, default=default.epochs),
+        section.number("stretch", 1.0, MOST_STRETCH, default=default.stretch),
+        _by_algorithm(section.subsection("learning_rates"), whole=False),
+        _by_algorithm(section.subsection("iterations"), whole=True),
+        section.number("decay", 0.0, 1.0, default=default.decay),
     )
+    if training.decay and training.numerics == "batched":
+        section.fail("decay", training.decay, 'only with numerics = "per_rank"')
+    if training.optimizer != "sgd" and (training.momentum or training.numerics == "batched"):
+        key, value = ("momentum", training.momentum) if training.momentum else ("numerics", training.numerics)
+        section.fail(key, value, f'only with optimizer = "sgd", here "{training.optimizer}"')
+    if training.paced and training.stretch > 1:
+        section.fail("stretch", training.stretch, "a rank is either paced, to the scenario's compute time, or stretched")
     section.finish()
     return training
+
+
+def _by_algorithm(section: Section, whole: bool) -> dict[str, float]:
+    """Algorithm -> a number above 0."""
+    rates: dict[str, float] = {}
+    for name in ALGORITHMS:
+        if name in section.names():
+            rates[name] = section.integer(name, 1) if whole else section.number(name, positive=True)
+        else:
+            section.take(name, None)  # allowed, as `finish` says
+    section.finish()
+    return rates
 
 
 def as_table(scenario: Scenario) -> dict[str, Any]:

@@ -30,7 +30,19 @@ from wagma.reference.kinds import (
     number,
     positive,
 )
-from wagma.scenario import DTYPES, GROUPS, LEAST_CONCENTRATION, NUMERICS, SHARDS, UNITS, WORKLOADS, Settings, Training
+from wagma.scenario import (
+    DTYPES,
+    GROUPS,
+    LEAST_CONCENTRATION,
+    MOST_STRETCH,
+    NUMERICS,
+    OPTIMIZERS,
+    SHARDS,
+    UNITS,
+    WORKLOADS,
+    Settings,
+    Training,
+)
 from wagma.sections import LARGEST
 from wagma.timing.compute import LONGEST_S
 from wagma.timing.network import EXCHANGES, PLACEMENTS, Network
@@ -113,9 +125,19 @@ _NOISE = (
 _TRAINING = (
     Key("workload", choice(WORKLOADS), "model and data; none: only time is simulated", Training().workload),
     Key("batch_size", integer(1), "samples of a rank per iteration", Training().batch_size),
-    Key("learning_rate", positive(), "of each rank's optimizer (SGD)", Training().learning_rate),
-    Key("momentum", PROBABILITY, "of the same", Training().momentum),
+    Key("optimizer", choice(OPTIMIZERS), "of each rank", Training().optimizer),
+    Key("learning_rate", positive(), "of the same", Training().learning_rate),
+    Key("decay", PROBABILITY, "share of it that is gone by the last iteration, falling linearly", Training().decay),
+    Key("momentum", PROBABILITY, "of sgd", Training().momentum),
+    Key("batch_tokens", integer(2), "text: most tokens of a batch, padding included", Training().batch_tokens),
+    Key("epochs", integer(1), "rl: iterations, one gradient each, that learn from the same episodes", Training().epochs),
     Key("paced", BOOLEAN, "a real rank stretches its gradient to the compute time, by sleeping", Training().paced),
+    Key(
+        "stretch",
+        number(1, MOST_STRETCH),
+        "a real rank stretches its gradient to so many times the processor time that it took, by sleeping",
+        Training().stretch,
+    ),
     Key("shards", choice(SHARDS), "how the data are shared out", Training().shards),
     Key(
         "concentration",
@@ -130,6 +152,9 @@ _TRAINING = (
         Training().numerics,
     ),
 )
+
+_RATES = tuple(Key(name, positive(), f"of {name}", "(training.learning_rate)") for name in ALGORITHMS)
+_ITERATIONS = tuple(Key(name, integer(1), f"of {name}", "(iterations)") for name in ALGORITHMS)
 
 _BOUNDS = array({"type": "number"}, 2) | {"maxItems": 2}
 _CALIBRATION = (
@@ -170,6 +195,8 @@ def sections() -> tuple[Section, ...]:
         Section("algorithm", "Settings of all algorithms", tuple(_OF_ALGORITHM[name] for name in SHARED)),
         *(Section(f"algorithms.{name}", f"Settings of {name} alone", _of(name)) for name in ALGORITHMS),
         Section("training", "What ranks train, if they do", _TRAINING),
+        Section("training.learning_rates", "Learning rates of algorithms that need another one", _RATES),
+        Section("training.iterations", "Iterations of algorithms that need more or fewer", _ITERATIONS),
         Section("calibration", "What `wagma calibrate` does", _CALIBRATION, example={"iterations": 100}),
         Section("calibration.free", "What it may vary: dotted keys and their bounds", (), open=_BOUNDS,
                 example={"network.gap_per_byte_ns": [0.05, 0.5]}),

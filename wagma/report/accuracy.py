@@ -1,4 +1,4 @@
-"""Accuracy against virtual time, one line for each algorithm with the spread over seeds.
+"""Score against time, one line for each algorithm with the spread over seeds.
 
 Time is logarithmic, unless there is too little of it: twice as fast is the same distance everywhere, and neither the beginning nor the end
 is squeezed into a corner.
@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wagma.report.style import look, picture, plain_ticks
+from wagma.scores import ACCURACY, Score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 #: Both columns of a paper: eight lines that run close together need the room.
 WIDTH_INCHES, HEIGHT_INCHES = 7.0, 3.4
-#: Percent that the axis shows below the worst final accuracy; what is further down is a steep climb that all lines have.
-SHOWN_BELOW = 15.0
+#: Percent that the axis shows below the worst final accuracy; what is further down is a steep climb that all lines have. Of other scores,
+#: so much of the way from the worst start to the best end.
+SHOWN_BELOW, SHOWN_SHARE = 15.0, 0.14
 LOGARITHMIC = 4.0  # ratio of the ends of the axis; below, there would be one label or none
 CLOSEST = 1.025  # ratio of the times of two points next to each other
 MARKERS = 6  # along a line, to tell lines apart where colours are not
@@ -30,7 +32,7 @@ _UNITS = ((3 * 86_400.0, 86_400.0, "days"), (3 * 3_600.0, 3_600.0, "hours"), (60
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One line: seconds and accuracies (from 0 to 1), all of one length; low and high are the spread over seeds."""
+    """One line: seconds and scores, all of one length; low and high are the spread over seeds."""
 
     algorithm: str
     seconds: Sequence[float]
@@ -39,8 +41,16 @@ class Curve:
     high: Sequence[float]
 
 
-def draw(curves: Sequence[Curve], path: str | Path, title: str, seeds: int, target: float | None = None) -> None:
-    """Draw into a file, the best final accuracy first in the legend; target, from 0 to 1, is a dotted line.
+def draw(
+    curves: Sequence[Curve],
+    path: str | Path,
+    title: str,
+    seeds: int,
+    target: float | None = None,
+    score: Score = ACCURACY,
+    clock: str = "simulated time",
+) -> None:
+    """Draw into a file, the best final score first in the legend; target is a dotted line. clock: what the seconds are of.
 
     Raises InputError if the file cannot be written, MissingDependencyError without matplotlib.
     """
@@ -49,33 +59,40 @@ def draw(curves: Sequence[Curve], path: str | Path, title: str, seeds: int, targ
     with picture(path, WIDTH_INCHES, HEIGHT_INCHES) as figure:
         axes = figure.subplots()
         handles = []
-        for number, curve in enumerate(sorted(curves, key=lambda curve: -curve.mean[-1])):
-            handles.append(_line(axes, curve, scale, number))
+        ranked = sorted(curves, key=lambda curve: curve.mean[-1], reverse=score.direction == "up")
+        for number, curve in enumerate(ranked):
+            handles.append(_line(axes, curve, scale, number, score))
         if target is not None:
-            line = axes.axhline(100 * target, color="#404040", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1.5)
-            line.set_label(f"target, {100 * target:g} %")
+            line = axes.axhline(_unit(score) * target, color="#404040", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1.5)
+            line.set_label(f"target, {score.show_target(target)}")
             handles.append(line)
-        _frame(axes, curves, scale, unit, title)
-        heading = (
-            "accuracy at the end" if seeds == 1 else f"accuracy at the end,\nmean of {seeds} seeds; bands:\nleast to largest"
-        )
+        _frame(axes, curves, scale, score)
+        axes.set_xlabel(f"{clock}, {unit}")
+        axes.set_title(title, loc="left")
+        heading = f"{score.name} at the end"
+        heading += "" if seeds == 1 else f",\nmean of {seeds} seeds; bands:\nleast to largest"
         figure.legend(
             handles=handles, loc="outside right upper", frameon=False, handlelength=2.6, title=heading, title_fontsize=7.0,
             alignment="left", labelspacing=0.6,
         )  # fmt: skip
 
 
-def _line(axes: Axes, curve: Curve, scale: float, number: int) -> Any:
+def _unit(score: Score) -> float:
+    """Shares are drawn in percent."""
+    return 100.0 if score.share else 1.0
+
+
+def _line(axes: Axes, curve: Curve, scale: float, number: int, score: Score) -> Any:
     """One algorithm; `number` moves its markers, so that those of different lines do not meet."""
     style = look(curve.algorithm)
     kept = _thinned(curve.seconds)
     times = [curve.seconds[k] / scale for k in kept]
-    mean, low, high = ([100 * values[k] for k in kept] for values in (curve.mean, curve.low, curve.high))
+    mean, low, high = ([_unit(score) * values[k] for k in kept] for values in (curve.mean, curve.low, curve.high))
     shown = _spaced(len(times), number)
     axes.fill_between(times, low, high, color=style.colour, alpha=0.15, linewidth=0, zorder=2)
     (line,) = axes.plot(
         times, mean, color=style.colour, linestyle=style.line, marker=style.marker or None, markevery=shown,
-        label=f"{style.name}, {mean[-1]:.1f} %", zorder=3,
+        label=f"{style.name}, {score.show(curve.mean[-1])}", zorder=3,
     )  # fmt: skip
     return line
 
@@ -98,27 +115,31 @@ def _spaced(points: int, number: int) -> list[int]:
     return sorted({place for place in places if place < points} | {points - 1})
 
 
-def _frame(axes: Axes, curves: Sequence[Curve], scale: float, unit: str, title: str) -> None:
-    worst, best = min(curve.mean[-1] for curve in curves), max(max(curve.high) for curve in curves)
-    axes.set_ylim(max(0.0, 100 * worst - SHOWN_BELOW), min(100.0, 100 * best + 1.0))
-    first = _entry(curves, axes.get_ylim()[0]) / scale
+def _frame(axes: Axes, curves: Sequence[Curve], scale: float, score: Score) -> None:
+    ends = [curve.mean[-1] for curve in curves]
+    best = score.best(value for curve in curves for value in (*curve.low, *curve.high))
+    if score.share:
+        low, high = max(0.0, 100 * score.worst(ends) - SHOWN_BELOW), min(100.0, 100 * best + 1.0)
+    else:
+        shown = SHOWN_SHARE * (score.worst(curve.mean[0] for curve in curves) - best)
+        low, high = sorted((score.worst(ends) + shown, best - 0.05 * shown))
+    axes.set_ylim(low, high)
+    first = _entry(curves, low, high, score) / scale
     last = 1.06 * max(curve.seconds[-1] for curve in curves) / scale
     if last > LOGARITHMIC * first:
         axes.set_xscale("log")
         plain_ticks(axes, "x", [tick for tick in _TICKS if first <= tick <= last])
     axes.set_xlim(first, last)
-    axes.set_xlabel(f"simulated time, {unit}")
-    axes.set_ylabel("held-out accuracy, %")
-    axes.set_title(title, loc="left")
+    axes.set_ylabel(f"held-out {score.name}{', %' if score.share else ''}")
     axes.grid(visible=True)
 
 
-def _entry(curves: Sequence[Curve], bottom: float) -> float:
-    """Seconds at which the first line comes into the picture, whose lowest accuracy is `bottom` percent; not 0."""
+def _entry(curves: Sequence[Curve], low: float, high: float, score: Score) -> float:
+    """Seconds at which the first line comes into the picture, which shows scores from `low` to `high` as drawn; not 0."""
     times = [
         seconds
         for curve in curves
-        for seconds, high in zip(curve.seconds[1:], curve.high[1:], strict=True)
-        if 100 * high >= bottom and seconds > 0
+        for seconds, *ends in zip(curve.seconds[1:], curve.low[1:], curve.high[1:], strict=True)
+        if seconds > 0 and low <= _unit(score) * score.best(ends) <= high
     ]
     return min(times)

@@ -50,9 +50,20 @@ def _flat(scenario: str, result: Mapping[str, Any]) -> Cells:
                 cells |= {f"iteration_{name}_s": figure for name, figure in value.items()}
             case "staleness":
                 cells |= {f"staleness_{name}": figure for name, figure in value.items()}
+            case "accuracy":
+                if "score" not in result:  # of results from before there were other scores
+                    cells |= _score(None if value is None else {"value": value, "name": "accuracy", "direction": "up"})
+            case "score":
+                cells |= _score(value)
             case _:
                 cells[key] = value
     return cells
+
+
+def _score(score: Mapping[str, Any] | None) -> Cells:
+    known = score or {}
+    names = {"score": "value", "score_name": "name", "score_direction": "direction", "own_score": "own"}
+    return {column: known.get(key) for column, key in names.items()}
 
 
 def settings_of(rows: Sequence[Cells]) -> list[str]:

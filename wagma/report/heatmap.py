@@ -14,7 +14,7 @@ from wagma.errors import InputError
 from wagma.report.figures import settings_of
 from wagma.report.rows import FIGURES, Cells, column
 from wagma.report.style import LEAST_INCHES, WIDTH_INCHES, in_order, look, picture
-from wagma.report.tables import number
+from wagma.text import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,8 @@ NAMES = {
     "staleness_max": "largest staleness, iterations",
     "staleness_mean": "mean staleness, iterations",
     "fresh_fraction": "share of fresh contributions",
-    "accuracy": "accuracy",
+    "score": "score",
+    "own_score": "score of the ranks' own models",
 }
 
 

@@ -6,22 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from wagma.report.paper import Point
 from wagma.results import Result
+from wagma.text import bounded, number, percent, ratio, seconds, table
 
 SYNCHRONOUS = "allreduce_sgd"
 Points = Mapping[tuple[int, str], Point]
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns two spaces apart; a column of numbers is aligned at the right. A column that is empty throughout is left out."""
-    kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
-    cells = [[line[i] for i in kept] for line in (header, *rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(kept))]
-    numeric = [all(not line[i] or _is_number(line[i]) for line in cells[1:]) for i in range(len(kept))]
-    aligned = (
-        "  ".join(c.rjust(w) if right else c.ljust(w) for c, w, right in zip(line, widths, numeric, strict=True))
-        for line in cells
-    )
-    return "\n".join(line.rstrip() for line in aligned)
 
 
 def results_table(results: Sequence[Result], paper: Points | None = None, verbose: bool = False) -> str:
@@ -53,31 +41,16 @@ def results_table(results: Sequence[Result], paper: Points | None = None, verbos
         ("time", lambda r: seconds(r.makespan_ns / 1e9)),
         ("staleness", _staleness),
         ("fresh", lambda r: percent(r.fresh_fraction)),
-        ("accuracy", lambda r: percent(r.accuracy)),
+        (results[0].score_name or "score", _score),
     ]
     if verbose:
         columns.append(("took", lambda r: seconds(r.wall_s)))
     return table([name for name, _ in columns], [[show(result) for _, show in columns] for result in results])
 
 
-def number(value: float) -> str:
-    """With a comma every three digits; three significant digits below a hundred."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def ratio(value: float, reference: float | None) -> str:
-    """value / reference, or nothing without a reference."""
-    return "" if not reference else f"{value / reference:.2f}"
-
-
-def percent(share: float | None) -> str:
-    """A share from 0 to 1 in percent; nothing for None."""
-    return "" if share is None else f"{100 * share:.1f} %"
-
-
-def seconds(value: float) -> str:
-    """A duration in seconds or milliseconds."""
-    return f"{1e3 * value:.3g} ms" if value < 0.1 else f"{value:.3f} s" if value < 10 else f"{value:.1f} s"
+def _score(result: Result) -> str:
+    score = result.scored_by
+    return "" if score is None else score.show(result.score)
 
 
 def _published(point: Point | None) -> str:
@@ -91,9 +64,4 @@ def _difference(value: float, point: Point | None) -> str:
 def _staleness(result: Result) -> str:
     if result.staleness_max is None:
         return ""
-    return f"{result.staleness_max} / {'unbounded' if result.staleness_bound is None else result.staleness_bound}"
-
-
-def _is_number(cell: str) -> bool:
-    """Whether a cell begins like a number (what follows may be a unit, an error or a bound)."""
-    return cell.lstrip("+-")[:1].isdigit()
+    return bounded(result.staleness_max, result.staleness_bound)

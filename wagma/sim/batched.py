@@ -24,7 +24,7 @@ from wagma.sim.numerics import Replicas
 
 if TYPE_CHECKING:
     from wagma.scenario import Scenario
-    from wagma.workloads.replica import Workload
+    from wagma.workloads.replica import EvenWorkload
 
 Array = npt.NDArray[Any]
 
@@ -39,7 +39,7 @@ class Batched(Replicas):
     of threads decides the bits.
     """
 
-    def __init__(self, workload: Workload, scenario: Scenario, digests: bool = False) -> None:
+    def __init__(self, workload: EvenWorkload, scenario: Scenario, digests: bool = False) -> None:
         torch.set_num_threads(1)
         self.kind = "content" if digests else "off"
         shared = Matrices(workload, scenario)
@@ -53,7 +53,7 @@ class Batched(Replicas):
 class Matrices:
     """Models, gradients and momenta of all ranks, and the gradients that are under way."""
 
-    def __init__(self, workload: Workload, scenario: Scenario) -> None:
+    def __init__(self, workload: EvenWorkload, scenario: Scenario) -> None:
         self.learning_rate, self.momentum = scenario.training.learning_rate, scenario.training.momentum
         self._workload = workload
         self._gradients_of = Gradients(workload)
@@ -132,7 +132,7 @@ class FlatRow:
 class Gradients:
     """Gradients of many models of one architecture, each on a batch of its own."""
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, workload: EvenWorkload) -> None:
         template = workload.model()
         parameters = dict(template.named_parameters())
         sizes = [parameter.numel() for parameter in parameters.values()]

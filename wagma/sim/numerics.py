@@ -28,8 +28,8 @@ class Numerics(Protocol):
 
     kind: str
 
-    def compute_gradient(self, rank: int, iteration: int) -> None:
-        """Gradient of the rank's own batch."""
+    def compute_gradient(self, rank: int, iteration: int) -> float | None:
+        """Gradient of the rank's own batch; how much work that is, None: as the scenario says."""
 
     def apply_update(self, rank: int, iteration: int) -> None:
         """W' = W + U(gradient)."""
@@ -167,9 +167,9 @@ class Replicas:
     def __init__(self, replicas: Sequence[Replica | Row]) -> None:
         self.replicas = replicas
 
-    def compute_gradient(self, rank: int, iteration: int) -> None:
+    def compute_gradient(self, rank: int, iteration: int) -> float | None:
         """Forward and backward on the rank's batch."""
-        self.replicas[rank].compute_gradient(iteration)
+        return self.replicas[rank].compute_gradient(iteration)
 
     def apply_update(self, rank: int, iteration: int) -> None:
         """One step of the local optimizer."""

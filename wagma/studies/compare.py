@@ -1,4 +1,4 @@
-"""Algorithms by their time to accuracy: the same scenario, with ranks that train, for every algorithm or ablation and several seeds.
+"""Algorithms by their time to a score: the same scenario, with ranks that train, for every algorithm or ablation and several seeds.
 
 A seed decides everything that is random: the initial model, the shards, the order of the data, delays and partners. All lines of a
 comparison get the same seeds, so that they start from the same models on the same data.
@@ -22,16 +22,17 @@ from wagma.core.schedule import NEVER
 from wagma.errors import InputError, WagmaError
 from wagma.results import Result, summarize
 from wagma.scenario import Scenario, as_table, load
+from wagma.scores import Score
 from wagma.sim.capacity import available_bytes, check_memory, needed_bytes
 from wagma.studies import pool
+from wagma.studies.bound import Bound
 from wagma.studies.learning import Point, Progress, train
+from wagma.workloads import score_of, workload
 
 SCHEMA = 1
 SEEDS = 3
 #: Evaluations of a run, unless told otherwise.
 POINTS = 200
-#: The default target: so much below the best final accuracy.
-MARGIN = 0.05
 #: The variant that all ablations take something away from.
 BASE = "wagma_sgd"
 Number = Callable[["Learned"], float]
@@ -49,22 +50,29 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """One run: its figures, the accuracy on the way, and what the ranks' own last models reach on average."""
+    """One run: its figures, and the score of the consolidated model on the way."""
 
     seed: int
     result: Result
     curve: tuple[Point, ...]
-    own_accuracy: float
 
     @property
-    def accuracy(self) -> float:
-        """Of the consolidated model at the end, from 0 to 1."""
-        assert self.result.accuracy is not None
-        return self.result.accuracy
+    def score(self) -> float:
+        """Of the consolidated model at the end."""
+        assert self.result.score is not None
+        return self.result.score
+
+    @property
+    def own_score(self) -> float:
+        """The mean over ranks of what their own last models reach."""
+        assert self.result.own_score is not None
+        return self.result.own_score
 
     def seconds_to(self, target: float) -> float | None:
-        """Virtual time of the first evaluation that reaches `target`; None if none does."""
-        return next((point.time_ns / 1e9 for point in self.curve if point.accuracy >= target), None)
+        """Time of the first evaluation that reaches `target`; None if none does."""
+        score = self.result.scored_by
+        assert score is not None
+        return next((point.time_ns / 1e9 for point in self.curve if score.reaches(point.score, target)), None)
 
     def as_json(self, target: float) -> dict[str, Any]:
         """Without wall times: the same seed gives the same text."""
@@ -72,7 +80,6 @@ class Learned:
         del figures["wall_s"]
         return {
             "seed": self.seed,
-            "own_accuracy": self.own_accuracy,
             "seconds_to_target": self.seconds_to(target),
             **figures,
             "curve": [asdict(point) for point in self.curve],
@@ -98,13 +105,19 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All lines; every: iterations between evaluations; target: the accuracy whose time is told, from 0 to 1."""
+    """All lines; bound: of real runs; every: iterations between evaluations; target: the score whose time is told, of the kind `score`."""
 
     scenario: Scenario
     seeds: tuple[int, ...]
     every: int
     target: float
     lines: tuple[Line, ...]
+    score: Score
+    bound: Bound | None = None
+
+    def line(self, algorithm: str) -> Line | None:
+        """The first line of an algorithm."""
+        return next((line for line in self.lines if line.variant.algorithm == algorithm), None)
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -116,6 +129,9 @@ class Comparison:
             "seeds": self.seeds,
             "every": self.every,
             "target": self.target,
+            "score": {"name": self.score.name, "direction": self.score.direction},
+            "world": "sim" if self.bound is None else "real",
+            "bound": None if self.bound is None else asdict(self.bound),
             "lines": [
                 {
                     "label": line.variant.label,
@@ -139,20 +155,20 @@ def compare(
     processes: int = 1,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Train with each algorithm, in virtual time, and record accuracy along it.
+    """Train with each algorithm, in virtual time, and record the score along it.
 
     Args:
         scenario: a file, the name of a packaged one, or one in memory; it must have a workload.
         algorithms: "all" (that train a common model), or names as a list or with commas between.
         seeds: which, or how many, counted from the scenario's own.
         every: iterations between evaluations (default: a two-hundredth of all).
-        target: accuracy, above 0 and at most 1, to tell the time to (default: the best mean final accuracy less 0.05, rounded down to
-            a whole percent).
+        target: score to tell the time to (default: a margin short of the best mean final one; of an accuracy 5 points, rounded down
+            to a whole percent).
         processes: 1 runs in this process, more in as many others, which know no algorithms that were registered here.
         progress: called as progress(done, total) now and then.
 
     Raises:
-        InputError: bad input. WagmaError: a run failed. MissingDependencyError: torch or scikit-learn is not installed.
+        InputError: bad input. WagmaError: a run failed. MissingDependencyError: something that the workload needs is not installed.
     """
     base = scenario if isinstance(scenario, Scenario) else load(scenario)
     return _compare(base, algorithm_variants(algorithms), seeds, every, target, processes, progress)
@@ -209,8 +225,8 @@ def ablation_variants(scenario: Scenario) -> list[Variant]:
 def learn(scenario: Scenario, algorithm: str, every: int, progress: Progress | None) -> dict[str, Any]:
     """One run, as plain data, wherever it is made."""
     trained = train(scenario, algorithm, progress=progress, every=every)
-    curve = [[point.time_ns, point.iterations, point.accuracy] for point in trained.curve]
-    return {"result": asdict(summarize(trained.trace)), "curve": curve, "own_accuracy": trained.own_accuracy}
+    curve = [[point.time_ns, point.iterations, point.score] for point in trained.curve]
+    return {"result": asdict(summarize(trained.trace)), "curve": curve}
 
 
 def _compare(
@@ -222,19 +238,12 @@ def _compare(
     processes: int,
     progress: Progress | None,
 ) -> Comparison:
-    from wagma.workloads import workload
-
-    chosen = _seeds(base, seeds)
+    chosen = check_seeds(base, seeds)
     if every is None:
         every = max(1, base.iterations // POINTS)
     if not 1 <= every <= base.iterations:
         raise InputError(f"every = {every}: must be from 1 to the number of iterations, {base.iterations}")
-    if target is not None and not 0 < target <= 1:
-        raise InputError(f"target = {target:g}: must be above 0 and at most 1")
-    if base.training.workload == "none":
-        raise InputError(
-            f'{base.source}: training.workload = "none": there is no accuracy to compare; wagma simulate compares the timing alone'
-        )
+    score = check_target(base, target)
     jobs: dict[tuple[str, str], pool.Job] = {}  # runs that several variants have in common are made once
     plan = []
     for variant in variants:
@@ -254,7 +263,9 @@ def _compare(
         Line(variant, tuple(_learned(seed, found[key]) for seed, key in zip(chosen, keys, strict=True)))
         for variant, keys in zip(variants, plan, strict=True)
     ]
-    return Comparison(base, chosen, every, _default_target(lines) if target is None else target, tuple(lines))
+    if target is None:
+        target = score.near(score.best(line.spread(lambda run: run.score)[0] for line in lines))
+    return Comparison(base, chosen, every, target, tuple(lines), score)
 
 
 def _run(jobs: Sequence[pool.Job], processes: int, progress: Progress | None) -> list[dict[str, Any]]:
@@ -288,10 +299,23 @@ def cores() -> int:
 
 def _learned(seed: int, figures: Mapping[str, Any]) -> Learned:
     points = tuple(Point(*point) for point in figures["curve"])
-    return Learned(seed, Result(**figures["result"]), points, figures["own_accuracy"])
+    return Learned(seed, Result(**figures["result"]), points)
 
 
-def _seeds(base: Scenario, seeds: int | Sequence[int]) -> tuple[int, ...]:
+def check_target(base: Scenario, target: float | None) -> Score:
+    """What the scenario's runs are judged by. Raises InputError if they train nothing, or none could reach the target."""
+    if base.training.workload == "none":
+        raise InputError(
+            f'{base.source}: training.workload = "none": there is no score to compare; wagma simulate compares the timing alone'
+        )
+    score = score_of(base)
+    if target is not None and (not math.isfinite(target) or (score.share and not 0 < target <= 1)):
+        raise InputError(f"target = {target:g}: must be {'above 0 and at most 1' if score.share else 'a finite number'}")
+    return score
+
+
+def check_seeds(base: Scenario, seeds: int | Sequence[int]) -> tuple[int, ...]:
+    """Which seeds these are, or so many from the scenario's own on. Raises InputError unless they are different, at least one."""
     if isinstance(seeds, int) and seeds < 1:
         raise InputError(f"seeds = {seeds}: must be at least 1")
     chosen = tuple(range(base.seed, base.seed + seeds)) if isinstance(seeds, int) else tuple(seeds)
@@ -302,8 +326,3 @@ def _seeds(base: Scenario, seeds: int | Sequence[int]) -> tuple[int, ...]:
 
 def _powers(first: int, largest: int) -> list[int]:
     return [1 << k for k in range(largest.bit_length()) if first <= 1 << k <= largest]
-
-
-def _default_target(lines: Sequence[Line]) -> float:
-    best = max(line.spread(lambda run: run.accuracy)[0] for line in lines)
-    return max(1, math.floor(100 * (best - MARGIN) + 1e-9)) / 100

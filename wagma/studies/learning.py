@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 from wagma import workloads
 from wagma.core.averaging import mean
@@ -22,38 +23,38 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Accuracy, from 0 to 1, of the mean of all models at a virtual time, when ranks had done `iterations` on average."""
+    """Score of the mean of all models at a time, when ranks had done `iterations` on average."""
 
     time_ns: int
     iterations: float
-    accuracy: float
+    score: float
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A run that trained. own_accuracy: the mean over ranks of what each one's own last model reaches; curve: [] unless asked for."""
+    """A run that trained; the trace's header has its scores. curve: [] unless asked for."""
 
     trace: Trace
     curve: list[Point]
-    own_accuracy: float
 
 
 def train(
     scenario: Scenario, algorithm: str, digests: bool = False, progress: Progress | None = None, every: int | None = None
 ) -> Trained:
-    """Simulate with ranks that train; the trace's header holds the accuracy of the consolidated model.
+    """Simulate with ranks that train; the trace's header holds the score of the consolidated model.
 
     every: evaluate at the start, whenever the ranks have done that many more iterations on average, and at the end. digests: record
     those of all that is moved; the per-rank mode always does. Raises InputError and MissingDependencyError.
     """
-    from wagma.workloads.replica import Replica
+    from wagma.workloads.replica import EvenWorkload, Replica
 
+    scenario = scenario.tuned(algorithm)
     data = workloads.workload(scenario)
     numerics: Numerics
     if scenario.training.numerics == "batched":
         from wagma.sim.batched import Batched
 
-        numerics = Batched(data, scenario, digests)
+        numerics = Batched(cast(EvenWorkload, data), scenario, digests)  # the others have refused such a scenario
     else:
         numerics = Replicas([Replica(data, scenario, rank) for rank in range(scenario.ranks)])
     judge = Replica(data, scenario, 0)
@@ -63,11 +64,14 @@ def train(
     def evaluate(now_ns: int, done: int) -> None:
         if every is not None and (done % (every * scenario.ranks) == 0 or done == total):
             models = [numerics.publish(rank, Value.MODEL) for rank in range(scenario.ranks)]
-            curve.append(Point(now_ns, done / scenario.ranks, judge.accuracy(mean(models))))
+            curve.append(Point(now_ns, done / scenario.ranks, judge.evaluate(mean(models))))
 
     evaluate(0, 0)
     trace = driver.simulate(scenario, algorithm, numerics, progress, evaluate)
     models = [numerics.publish(rank, Value.MODEL) for rank in range(scenario.ranks)]
-    if workloads.has_common_model(algorithm, scenario.ranks):
-        trace.header.accuracy = judge.accuracy(mean(models))
-    return Trained(trace, curve, sum(judge.accuracy(model) for model in models) / scenario.ranks)
+    header = trace.header
+    header.judged_by(data.score)
+    common = workloads.consolidated(algorithm, models)
+    header.score = None if common is None else judge.evaluate(common)
+    header.own_score = sum(judge.evaluate(model) for model in models) / scenario.ranks
+    return Trained(trace, curve)

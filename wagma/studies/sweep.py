@@ -181,7 +181,7 @@ def _engine(scenario: Scenario, algorithm: str, engine: str, available: int | No
     """
     check_settings(scenario, algorithm)
     if scenario.training.workload != "none":
-        workloads.require()
+        workloads.require(scenario.training.workload)
     chosen = choose_engine(scenario, algorithm, engine)
     if available is not None and needed_bytes(scenario, algorithm, chosen) > available:
         check_memory(scenario, algorithm, chosen)

@@ -16,6 +16,8 @@ from sklearn.model_selection import train_test_split
 from wagma.draws import bits
 from wagma.errors import InputError
 from wagma.scenario import Scenario
+from wagma.scores import ACCURACY
+from wagma.workloads.checks import check_model
 from wagma.workloads.seeded import seeded
 from wagma.workloads.shards import Indices, deal
 
@@ -55,14 +57,13 @@ NETWORKS: dict[str, tuple[Callable[[], torch.nn.Module], int]] = {
 class Digits:
     """The workload for one scenario. Raises InputError if its model, dtype or number of ranks does not fit."""
 
+    score = ACCURACY
+
     def __init__(self, scenario: Scenario) -> None:
         where, training = scenario.source, scenario.training
         name = training.workload
         self._network, parameters = NETWORKS[name]
-        if scenario.parameters != parameters:
-            raise InputError(f"{where}: model.parameters = {scenario.parameters}: the workload {name} has {parameters}")
-        if scenario.dtype != "float32":
-            raise InputError(f'{where}: model.dtype = "{scenario.dtype}": the workload {name} has float32')
+        check_model(scenario, parameters)
         images, labels = load_digits(return_X_y=True)
         images = (images / 16).astype(np.float32).reshape(-1, 1, 8, 8)
         train, test, train_labels, test_labels = train_test_split(
@@ -118,13 +119,27 @@ class Digits:
         """Mean cross entropy."""
         return torch.nn.functional.cross_entropy(outputs, labels)
 
-    def loss(self, model: torch.nn.Module, rank: int, iteration: int) -> torch.Tensor:
-        """Mean cross entropy of the rank's batch."""
-        images, labels = self.examples(self.batch(rank, iteration))
-        return self.criterion(model(images), labels)
+    def stream(self, rank: int) -> Shard:
+        """The rank's batches."""
+        return Shard(self, rank)
 
-    def accuracy(self, model: torch.nn.Module) -> float:
-        """Share of the held-out images that the model recognises."""
+    def evaluate(self, model: torch.nn.Module) -> float:
+        """Share of the held-out images that the model recognises, from 0 to 1."""
         with torch.no_grad():
             predicted = model(self._test).argmax(dim=1)
         return float((predicted == self._test_labels).double().mean())
+
+
+class Shard:
+    """A rank's batches, all of the same size: a function of the iteration, nothing else is kept."""
+
+    work = None
+
+    def __init__(self, digits: Digits, rank: int) -> None:
+        self._digits = digits
+        self._rank = rank
+
+    def loss(self, model: torch.nn.Module, iteration: int) -> torch.Tensor:
+        """Mean cross entropy of the rank's batch."""
+        images, labels = self._digits.examples(self._digits.batch(self._rank, iteration))
+        return self._digits.criterion(model(images), labels)

@@ -10,7 +10,7 @@ from collections import Counter
 
 import numpy as np
 
-from wagma.columns import Columns, Totals
+from wagma.columns import Columns, Scores, Totals
 from wagma.core.protocol import NONE
 from wagma.scenario import Scenario
 from wagma.sim.fast.arrays import Flags, Ints, Times
@@ -93,7 +93,7 @@ class Ledger:
         ranks = self._scenario.ranks
         staleness = self._staleness + Counter({0: self._exchanged})
         return Totals(
-            self._scenario, self._algorithm, ENGINE, None, wall_s,
+            self._scenario, self._algorithm, ENGINE, Scores(), wall_s,
             counts=np.full(ranks, self._scenario.iterations),
             begin_ns=np.zeros(ranks, np.int64),
             finish_ns=self._returned,
@@ -109,7 +109,7 @@ class Ledger:
         table = [np.array(column, np.int64).reshape(len(column), ranks) for column in (rows[0], rows[2], rows[3], rows[4])]
         oldest = [row for row in rows[5] if row is not None]
         return Columns(
-            self._scenario, self._algorithm, ENGINE, None, wall_s,
+            self._scenario, self._algorithm, ENGINE, Scores(), wall_s,
             begin_ns=np.zeros(ranks, np.int64),
             counts=np.full(ranks, self._scenario.iterations),
             arrival_ns=self._arrival, return_ns=self._return, computed_ns=self._computed, fresh=self._is_fresh,
