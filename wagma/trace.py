@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from wagma.core.schedule import Schedule
 from wagma.errors import InputError
 from wagma.scenario import Scenario, read
+from wagma.scores import ACCURACY, DIRECTIONS, Score
 
 SCHEMA = 1
 #: What a rank is in an exchange.
@@ -60,6 +61,7 @@ class Iteration:
     """One iteration of one rank's application.
 
     computed_ns: time spent in the gradient and the update; delayed_ns: injected delay. merged_version None: nothing was merged.
+    work: what the gradient was of, in the scenario's unit; None: `work.per_rank`.
     retracted_ns: when it took back gradients that no version had taken; None: there were none.
     fresh None: the iteration had no collective (then arrival is return). merged_digest is that of the sum as it was merged.
     """
@@ -78,6 +80,15 @@ class Iteration:
     merged_digest: str | None = None
     model_digest: str | None = None
     retracted_ns: int | None = None
+    work: float | None = None
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """The score of the mean of all ranks' models as each one stood after so many iterations of its own (0: before the first)."""
+
+    iteration: int
+    score: float
 
 
 @dataclass(slots=True)
@@ -120,7 +131,12 @@ class RankStart:
 
 @dataclass(slots=True)
 class Header:
-    """What the records belong to. world: sim or real; value: model or gradient; digests: content, symbolic or off."""
+    """What the records belong to. world: sim or real; value: model or gradient; digests: content, symbolic or off.
+
+    score: of the mean of all ranks' last models; score_name, score_direction: what it is, and which way is better (`wagma.scores`).
+    own_score: the mean over ranks of what each one's own last model reaches. All are None if nothing was trained, the first also if ranks
+    have no model in common. begin: the first iteration on record; a run that was resumed from a checkpoint has others before it.
+    """
 
     world: str
     engine: str
@@ -130,7 +146,20 @@ class Header:
     digests: str
     scenario: dict[str, Any]
     schema: int = SCHEMA
-    accuracy: float | None = None
+    score: float | None = None
+    score_name: str | None = None
+    score_direction: str | None = None
+    own_score: float | None = None
+    begin: int = 0
+
+    @property
+    def accuracy(self) -> float | None:
+        """The score, if it is one: from 0 to 1."""
+        return self.score if self.score_name == ACCURACY.name else None
+
+    def judged_by(self, score: Score) -> None:
+        """The scores of this run are of this kind."""
+        self.score_name, self.score_direction = score.name, score.direction
 
 
 @dataclass(slots=True)
@@ -144,6 +173,7 @@ class Trace:
     source: str = "trace"
     wall_s: float = 0.0
     exchanges: list[ExchangeRecord] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
 
     @property
     def scenario(self) -> Scenario:
@@ -153,7 +183,7 @@ class Trace:
     @property
     def schedule(self) -> Schedule:
         """The collectives that the run's algorithm joins."""
-        return self.scenario.schedule(self.header.algorithm)
+        return replace(self.scenario.schedule(self.header.algorithm), begin=self.header.begin)
 
     def sort(self) -> None:
         """Put the records into the order of the file: by rank, then by sequence."""
@@ -178,15 +208,18 @@ class Trace:
         records: list[Execution | Iteration | ExchangeRecord] = [*self.executions, *self.iterations, *self.exchanges]
         for record in sorted(records, key=lambda r: (r.rank, r.sequence)):
             yield _dump(_NAMES[type(record)], record)
+        for evaluation in self.evaluations:
+            yield _dump("evaluation", evaluation)
 
 
-Record = Header | RankStart | Execution | Iteration | ExchangeRecord
+Record = Header | RankStart | Execution | Iteration | ExchangeRecord | Evaluation
 _KINDS: dict[str, type[Record]] = {
     "header": Header,
     "rank": RankStart,
     "execution": Execution,
     "iteration": Iteration,
     "exchange": ExchangeRecord,
+    "evaluation": Evaluation,
 }
 _NAMES: dict[type, str] = {kind: name for name, kind in _KINDS.items()}
 _FIELDS = {name: get_type_hints(kind) for name, kind in _KINDS.items()}
@@ -204,27 +237,45 @@ def load_trace(path: str | Path) -> Trace:
 def parse_trace(lines: Iterable[str], source: str) -> Trace:
     """A trace from its lines."""
     trace: Trace | None = None
+    for record in _records(lines, source):
+        match record:
+            case Header():
+                trace = Trace(record, source=source)
+            case RankStart() if trace is not None:
+                trace.starts.append(record)
+            case Execution() if trace is not None:
+                trace.executions.append(record)
+            case Iteration() if trace is not None:
+                trace.iterations.append(record)
+            case ExchangeRecord() if trace is not None:
+                trace.exchanges.append(record)
+            case Evaluation() if trace is not None:
+                trace.evaluations.append(record)
+    assert trace is not None  # or there was no header
+    return trace
+
+
+def read_records(path: str | Path) -> Iterator[Record]:
+    """The records of a trace one after the other, the header first, however long it is. Raises as load_trace does."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            yield from _records(file, str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"trace {path}: cannot be read: {error}") from error
+
+
+def _records(lines: Iterable[str], source: str) -> Iterator[Record]:
+    """The records of a trace. Raises InputError unless the first one, and no other, is a header."""
+    number = 0
     for number, line in enumerate(lines, 1):
         record = _parse(line, f"{source}:{number}")
-        if isinstance(record, Header):
-            if trace is not None:
-                raise InputError(f"{source}:{number}: a second header; allowed: one, in the first line")
-            trace = Trace(record, source=source)
-            continue
-        if trace is None:
+        if isinstance(record, Header) and number > 1:
+            raise InputError(f"{source}:{number}: a second header; allowed: one, in the first line")
+        if not isinstance(record, Header) and number == 1:
             raise InputError(f"{source}:{number}: the first line must be the header")
-        match record:
-            case RankStart():
-                trace.starts.append(record)
-            case Execution():
-                trace.executions.append(record)
-            case Iteration():
-                trace.iterations.append(record)
-            case ExchangeRecord():
-                trace.exchanges.append(record)
-    if trace is None:
+        yield record
+    if number == 0:
         raise InputError(f"{source}: empty; a trace begins with a header")
-    return trace
 
 
 def _dump(kind: str, record: Record) -> str:
@@ -240,6 +291,9 @@ def _parse(line: str, where: str) -> Record:
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(f"{where}: not a trace record; allowed: JSON with record = {', '.join(_KINDS)}") from error
     known = _FIELDS[name]
+    if kind is Header and "accuracy" in data:  # of traces from before there were other scores
+        data["score"] = data.pop("accuracy")
+        data["score_name"], data["score_direction"] = ACCURACY.name, ACCURACY.direction
     for field_name, value in data.items():
         if field_name not in known:
             raise InputError(f"{where}: unknown field {field_name!r}; allowed: {', '.join(known)}")
@@ -257,6 +311,8 @@ def _parse(line: str, where: str) -> Record:
         for name, allowed in _ALLOWED.items():
             if getattr(record, name) not in allowed:
                 raise InputError(f"{where}: {name} = {getattr(record, name)!r}: must be one of {', '.join(allowed)}")
+        if record.score_direction not in (None, *DIRECTIONS):
+            raise InputError(f"{where}: score_direction = {record.score_direction!r}: must be one of {', '.join(DIRECTIONS)}")
     return record
 
 
