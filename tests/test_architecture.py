@@ -15,45 +15,56 @@ ROOT = Path(__file__).parent.parent / "wagma"
 ALLOWED = {
     "wagma.core": {"wagma.core", "wagma.errors"},
     "wagma.errors": set(),
+    "wagma.text": set(),
+    "wagma.files": set(),
+    "wagma.progress": set(),
+    "wagma.logs": {"wagma.errors", "wagma.real.announced"},
+    "wagma.seeing": {"wagma.core", "wagma.text", "wagma.trace"},
     "wagma.algorithms": {"wagma.core", "wagma.algorithms", "wagma.errors"},
     "wagma.draws": {"wagma.core"},
     "wagma.sections": {"wagma.errors"},
     "wagma.fitting": {"wagma.errors", "wagma.sections"},
     "wagma.timing": {"wagma.draws", "wagma.errors", "wagma.sections", "wagma.timing"},
+    "wagma.scores": set(),
     "wagma.scenario": {"wagma.core", "wagma.algorithms", "wagma.errors", "wagma.fitting", "wagma.sections", "wagma.timing"},
     "wagma.reference": {"wagma.algorithms", "wagma.reference", "wagma.scenario", "wagma.sections", "wagma.timing"},
-    "wagma.trace": {"wagma.core", "wagma.scenario", "wagma.errors"},
+    "wagma.trace": {"wagma.core", "wagma.scenario", "wagma.scores", "wagma.errors"},
     "wagma.columns": {"wagma.core", "wagma.errors", "wagma.trace", "wagma.scenario"},
     "wagma.results": {
-        "wagma.core", "wagma.trace", "wagma.columns", "wagma.scenario", "wagma.algorithms", "wagma.timing.imbalance",
+        "wagma.core", "wagma.trace", "wagma.columns", "wagma.scenario", "wagma.scores", "wagma.algorithms", "wagma.timing.imbalance",
     },
     "wagma.checks": {
         "wagma.core", "wagma.trace", "wagma.scenario", "wagma.algorithms", "wagma.errors", "wagma.checks", "wagma.timing.network",
     },
     "wagma.validate": {"wagma.core", "wagma.trace", "wagma.scenario", "wagma.algorithms", "wagma.errors", "wagma.checks"},
     "wagma.report": {
-        "wagma.core", "wagma.trace", "wagma.scenario", "wagma.columns", "wagma.results", "wagma.errors", "wagma.report",
+        "wagma.core", "wagma.trace", "wagma.scenario", "wagma.columns", "wagma.results", "wagma.errors", "wagma.report", "wagma.scores",
+        "wagma.text",
     },
-    "wagma.workloads": {"wagma.core", "wagma.algorithms", "wagma.draws", "wagma.scenario", "wagma.errors", "wagma.workloads"},
+    "wagma.workloads": {
+        "wagma.core", "wagma.algorithms", "wagma.draws", "wagma.scenario", "wagma.scores", "wagma.errors", "wagma.workloads",
+    },
     "wagma.sim": {
         "wagma.core", "wagma.algorithms", "wagma.timing", "wagma.scenario", "wagma.trace", "wagma.columns", "wagma.results",
         "wagma.errors", "wagma.workloads", "wagma.sim",
     },
     "wagma.real": {
         "wagma.core", "wagma.algorithms", "wagma.timing", "wagma.scenario", "wagma.trace", "wagma.errors",
-        "wagma.workloads", "wagma.real", "wagma._native", "wagma._native_mpi",
+        "wagma.workloads", "wagma.real", "wagma.draws", "wagma._native", "wagma._native_mpi", "wagma.logs", "wagma.progress",
+        "wagma.files", "wagma.scores", "wagma.seeing", "wagma.text",
     },
     "wagma.studies": {
         "wagma.algorithms", "wagma.api", "wagma.core", "wagma.errors", "wagma.fitting", "wagma.progress", "wagma.real.bench",
-        "wagma.report", "wagma.results", "wagma.scenario", "wagma.sim", "wagma.studies", "wagma.timing", "wagma.trace", "wagma.workloads",
+        "wagma.report", "wagma.results", "wagma.scenario", "wagma.scores", "wagma.sim", "wagma.studies",
+        "wagma.timing", "wagma.trace", "wagma.workloads",
     },
     "wagma.frames": {"wagma.errors", "wagma.report.rows", "wagma.results", "wagma.studies.sweep", "wagma.trace"},
 }  # fmt: skip
 
 #: Modules that may know both worlds.
-TOP = ("wagma", "wagma.cli", "wagma.api", "wagma.commands", "wagma.__main__", "wagma.testing", "wagma.progress")
+TOP = ("wagma", "wagma.cli", "wagma.api", "wagma.commands", "wagma.__main__", "wagma.testing")
 
-HEAVY = ("simpy", "torch", "mpi4py", "matplotlib", "scipy", "sklearn", "pandas", "pyarrow")
+HEAVY = ("simpy", "torch", "mpi4py", "matplotlib", "scipy", "sklearn", "pandas", "pyarrow", "tensorboard", "safetensors")
 
 
 def modules() -> dict[str, Path]:

@@ -98,6 +98,9 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["train", "digits", "--algorithm", "sgd"], "'sgd'"),
         (["train", "digits", "-n", "2", "--group-size", "3"], "group_size = 3"),
         (["train", "digits", "--trace", "."], "'.'"),
+        (["train", "digits", "--report-every", "0"], "'0'"),
+        (["train", "digits", "--no-digests"], "--trace"),
+        (["trace", "summary", "nowhere.jsonl"], "nowhere.jsonl"),
         (["train", SCENARIO], "training.workload"),
         (["train", "nowhere"], "'nowhere'"),
         (["validate"], "TRACE"),
@@ -234,7 +237,7 @@ def pretend_missing(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
     def find_spec(name: str) -> ModuleSpec | None:
         return None if name in modules else real(name)
 
-    for place in ("wagma.real.launch", "wagma.workloads", "wagma.commands.demo"):
+    for place in ("wagma.real.launch", "wagma.workloads.registry", "wagma.commands.demo"):
         monkeypatch.setattr(f"{place}.find_spec", find_spec)
 
 
@@ -272,9 +275,8 @@ def test_the_part_that_calls_mpi_is_needed_where_it_is_asked_for(
 
 def test_what_cannot_be_resident_is_refused_before_any_rank_starts(capsys: pytest.CaptureFixture[str]) -> None:
     line = complaint(capsys, "train", "digits", "-n", "2", "--algorithms", "wagma_sgd,allreduce_sgd", "--resident")
-    assert (
-        "resident = True: allreduce_sgd averages no models; must be False, or the algorithm one of local_sgd, wagma_sgd" in line
-    )
+    assert "resident = True: allreduce_sgd averages no models in collectives; must be False" in line
+    assert "or the algorithm one of local_sgd, wagma_sgd" in line
 
 
 def test_no_mpiexec(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

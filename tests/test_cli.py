@@ -24,7 +24,7 @@ from wagma.validate import validate
 SMALL = ["simulate", "resnet50_imagenet", "--ranks", "4", "--iterations", "12"]
 RESULT_KEYS = {
     "algorithm", "ranks", "engine", "iterations", "throughput", "iteration_s", "makespan_ns", "staleness", "fresh_fraction",
-    "accuracy", "wall_s",
+    "accuracy", "score", "wall_s",
 }  # fmt: skip
 
 

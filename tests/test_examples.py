@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import processes
@@ -52,6 +53,34 @@ def test_group_allreduce(tmp_path: Path) -> None:
     assert final is not None
     # Each rank adds 0.1 twenty times; averages, late ones too, stay between the smallest and the largest model.
     assert 2.0 <= float(final[1]) <= 5.0
+
+
+@pytest.mark.mpi
+def test_train_numpy(tmp_path: Path) -> None:
+    found = re.search(r"distance to the truth: (.*)", run(4, "train_numpy.py", tmp_path))
+    assert found is not None
+    distances = [float(text.removesuffix(" %")) for text in found[1].split(", ")]
+    assert len(distances) == 4
+    assert max(distances) < 5  # each began at 100 %
+
+
+@pytest.mark.mpi
+def test_train_digits(tmp_path: Path) -> None:
+    epochs = re.findall(r"epoch (\d): loss \d\.\d{3}, accuracy (\S+) %", run(2, "train_digits.py", tmp_path))
+    assert [int(epoch) for epoch, _ in epochs] == list(range(6))
+    accuracies = [float(accuracy) for _, accuracy in epochs]
+    assert accuracies[-1] > max(80, accuracies[0])  # one in ten is right by chance
+
+
+@pytest.mark.mpi
+def test_train_lightning(tmp_path: Path) -> None:
+    if find_spec("lightning") is None:
+        pytest.skip("lightning is not installed: pip install lightning")
+    output = run(2, "train_lightning.py", tmp_path)
+    distances = re.findall(r"distance to the truth (\d\.\d{4})", output)
+    assert len(distances) == 2
+    assert len(set(distances)) == 1  # the run has ended with a sync
+    assert float(distances[0]) < 0.1
 
 
 def test_every_example_is_tested() -> None:

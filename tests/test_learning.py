@@ -133,14 +133,15 @@ def test_looking_changes_nothing(algorithm: str) -> None:
     assert not unseen.curve
     assert [point.iterations for point in seen.curve] == list(range(31))
     assert sorted(point.time_ns for point in seen.curve) == [point.time_ns for point in seen.curve]
-    assert seen.curve[-1].accuracy == seen.trace.header.accuracy == unseen.trace.header.accuracy
+    assert seen.curve[-1].score == seen.trace.header.score == unseen.trace.header.score
     assert seen.curve[-1].time_ns == max(a.return_ns for a in seen.trace.iterations)
 
 
 def test_ranks_that_never_communicate_have_no_common_model() -> None:
     alone = train(skewed(), "ideal")
-    assert alone.trace.header.accuracy is None
-    assert alone.own_accuracy > 0.1
+    assert alone.trace.header.score is None
+    assert alone.trace.header.own_score is not None
+    assert alone.trace.header.own_score > 0.1
 
 
 # -- special cases --------------------------------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ import pytest
 from wagma.api import simulate
 from wagma.errors import InputError, MissingDependencyError
 from wagma.report.paper import published
-from wagma.report.tables import number, percent, results_table, seconds, table
+from wagma.report.tables import results_table
 from wagma.report.timeline import Activity, draw, rows
 from wagma.results import Result, summarize
 from wagma.scenario import Scenario, load, read
+from wagma.text import number, percent, seconds, table
 from wagma.trace import Execution, Header, Iteration, RankStart, Trace
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -159,7 +160,9 @@ def result(algorithm: str, throughput: float, accuracy: float | None = None) -> 
     return Result(
         algorithm=algorithm, ranks=64, engine="simpy", iterations=10, throughput=throughput, unit="images",
         iteration_mean_s=0.7, iteration_p50_s=0.62, iteration_p99_s=0.0123, makespan_ns=7_000_000_000, staleness_max=2,
-        staleness_mean=0.5, staleness_bound=None, fresh_fraction=0.75, accuracy=accuracy, ideal_throughput=13_212.9, wall_s=1.0,
+        staleness_mean=0.5, staleness_bound=None, fresh_fraction=0.75, score=accuracy,
+        score_name=None if accuracy is None else "accuracy", score_direction="up", own_score=accuracy,
+        ideal_throughput=13_212.9, wall_s=1.0,
     )  # fmt: skip
 
 

@@ -12,10 +12,14 @@ from wagma.errors import (
     CollectiveTimeout,
     InputError,
     MissingDependencyError,
+    ModelChanged,
+    ModelMismatch,
+    NotFinite,
     PeerFailed,
     ProtocolError,
     WagmaError,
 )
+from wagma.logs import log_to_stderr
 
 # Not lazy: the first import of the module of this name would put the module in the function's place.
 from wagma.validate import validate
@@ -24,8 +28,14 @@ if TYPE_CHECKING:
     from wagma.algorithms import register
     from wagma.api import simulate
     from wagma.frames import frame
+    from wagma.real.checkpoint import save_checkpoint
+    from wagma.real.checkpoint_files import find_checkpoint
+    from wagma.real.checkpoint_load import Checkpoint, load_checkpoint
     from wagma.real.collective import GroupAllreduce
-    from wagma.real.optimizer import DistributedOptimizer, distribute
+    from wagma.real.distribute import distribute
+    from wagma.real.optimizer import DistributedOptimizer
+    from wagma.real.ranks import device, local_rank, rank, world_size
+    from wagma.real.sampler import ShardSampler
     from wagma.results import Result
     from wagma.scenario import Scenario
     from wagma.scenario import load as load_scenario
@@ -37,42 +47,64 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Cluster": ("wagma.sim.cluster", "Cluster"),
+    "Checkpoint": ("wagma.real.checkpoint_load", "Checkpoint"),
     "DistributedOptimizer": ("wagma.real.optimizer", "DistributedOptimizer"),
     "GroupAllreduce": ("wagma.real.collective", "GroupAllreduce"),
     "Result": ("wagma.results", "Result"),
     "Scenario": ("wagma.scenario", "Scenario"),
+    "ShardSampler": ("wagma.real.sampler", "ShardSampler"),
     "Trace": ("wagma.trace", "Trace"),
-    "distribute": ("wagma.real.optimizer", "distribute"),
+    "device": ("wagma.real.ranks", "device"),
+    "distribute": ("wagma.real.distribute", "distribute"),
+    "find_checkpoint": ("wagma.real.checkpoint_files", "find_checkpoint"),
     "frame": ("wagma.frames", "frame"),
+    "load_checkpoint": ("wagma.real.checkpoint_load", "load_checkpoint"),
     "load_scenario": ("wagma.scenario", "load"),
     "load_trace": ("wagma.trace", "load_trace"),
+    "local_rank": ("wagma.real.ranks", "local_rank"),
+    "rank": ("wagma.real.ranks", "rank"),
     "register": ("wagma.algorithms", "register"),
+    "save_checkpoint": ("wagma.real.checkpoint", "save_checkpoint"),
     "simulate": ("wagma.api", "simulate"),
     "sweep": ("wagma.studies.sweep", "sweep"),
+    "world_size": ("wagma.real.ranks", "world_size"),
 }
 
 __all__ = [
+    "Checkpoint",
     "Cluster",
     "CollectiveTimeout",
     "DistributedOptimizer",
     "GroupAllreduce",
     "InputError",
     "MissingDependencyError",
+    "ModelChanged",
+    "ModelMismatch",
+    "NotFinite",
     "PeerFailed",
     "ProtocolError",
     "Result",
     "Scenario",
+    "ShardSampler",
     "Trace",
     "WagmaError",
     "__version__",
+    "device",
     "distribute",
+    "find_checkpoint",
     "frame",
+    "load_checkpoint",
     "load_scenario",
     "load_trace",
+    "local_rank",
+    "log_to_stderr",
+    "rank",
     "register",
+    "save_checkpoint",
     "simulate",
     "sweep",
     "validate",
+    "world_size",
 ]
 
 

@@ -20,7 +20,6 @@ from wagma.core.protocol import dimensions
 from wagma.core.symbols import reduced
 from wagma.trace import ExchangeRecord, Execution, Iteration, Trace
 
-INITIAL = -1  # stamp of the initial model
 SHOWN = 3  # messages that a report gives per promise
 
 __all__ = ["PROMISES", "Run", "Violation", "report", "validate"]
@@ -38,7 +37,7 @@ def report(traces: Sequence[Trace], violations: Sequence[Violation]) -> str:
     for trace in traces:
         header, own = trace.header, [v for v in violations if v.source == trace.source]
         scenario = trace.scenario
-        wanted = scenario.ranks * scenario.iterations
+        wanted = scenario.ranks * (scenario.iterations - header.begin)
         iterations = f"{len(trace.iterations)} of {wanted} iterations of {len(trace.starts)} of {scenario.ranks} ranks"
         exchanged = f"{len(trace.exchanges)} exchanges, " if trace.exchanges else ""
         counts = f"{len(trace.executions)} executions, {exchanged}{iterations}"
@@ -78,7 +77,7 @@ def _unchecked(trace: Trace) -> dict[int, str]:
 
 
 def check_exactly_once(run: Run) -> Iterator[Violation]:
-    """Promise 1: each rank executes each version up to the last arrival of all once, in order; iterations count from 0."""
+    """Promise 1: each rank executes each version up to the last arrival of all once, in order; iterations count from the run's first."""
     expected = []
     version = run.schedule.first
     while version <= run.last:
@@ -95,7 +94,9 @@ def check_exactly_once(run: Run) -> Iterator[Violation]:
             text = f"executed {'nothing' if seen is None else seen} next, expected {'nothing' if wanted is None else wanted}"
             yield run.violation(1, rank, wanted if seen is None else seen, text)
         iterations = [a.iteration for a in run.iterations[rank]]
-        if (found := _first_difference(iterations, range(len(iterations)))) is not None:
+        if (
+            found := _first_difference(iterations, range(run.schedule.begin, run.schedule.begin + len(iterations)))
+        ) is not None:
             yield run.violation(1, rank, found[0], f"iteration {found[0]}, expected {found[1]}")
         yield from _check_causal_order(run, rank)
     yield from exchanges.exactly_once(run)
@@ -210,7 +211,7 @@ def _claimed_content(run: Run, e: Execution) -> tuple[str | None, str]:
     if stamp == e.version > last and run.schedule.is_sync(stamp):
         # A closed rank joins with the newest it has: what it published last, or the sync that replaced it.
         stamp = max(e.version - run.schedule.sync_period, last)
-    if stamp == INITIAL:
+    if stamp == run.schedule.begin - 1:
         # Gradients are different: none is published to begin with, so that there is no content to compare.
         return run.initial.get(e.rank) if run.models else None, "the initial model"
     if stamp < e.version and run.schedule.is_sync(stamp):
@@ -269,14 +270,15 @@ def check_staleness(run: Run) -> Iterator[Violation]:
         return
     for rank, executions in run.executions.items():
         arrivals = sorted((a.arrival_ns, a.iteration) for a in run.iterations[rank] if a.fresh is not None)
+        initial = run.schedule.begin - 1
         for e in executions:
             staleness, bound = e.version - e.own_stamp, run.schedule.staleness_bound(e.version)
             if not 0 <= staleness <= bound:
                 text = f"staleness {staleness} (stamp {e.own_stamp}), expected 0 to {bound}"
                 yield run.violation(5, rank, e.version, text)
                 continue
-            count = bisect_left(arrivals, (e.started_ns, INITIAL))
-            newest = arrivals[count - 1][1] if count else INITIAL
+            count = bisect_left(arrivals, (e.started_ns, initial))
+            newest = arrivals[count - 1][1] if count else initial
             if newest > e.own_stamp:
                 text = f"stamp {e.own_stamp}, expected {newest}, published before the start at {e.started_ns} ns"
                 yield run.violation(5, rank, e.version, text)

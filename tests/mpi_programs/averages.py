@@ -74,14 +74,15 @@ def check(comm, schedule: Schedule, count: int, dtype: str, executions, merges) 
 
 
 def main() -> None:
-    """Arguments: group_size sync_period count dtype world|sub iterations transport."""
-    group_size, sync_period, count = (int(text) for text in sys.argv[1:4])
-    dtype, where = sys.argv[4], sys.argv[5]
-    comm = COMM
-    if where == "sub":
-        comm = COMM.Split(color=RANK % 2, key=-RANK)  # two runs at a time, with ranks in another order than the world's
-    run(comm, Schedule(comm.size, group_size, sync_period), count, dtype, int(sys.argv[6]), sys.argv[7])
-    say("ok")
+    """Each argument is a case: group_size,sync_period,count,dtype,world|sub,iterations,transport."""
+    halves = COMM.Split(color=RANK % 2, key=-RANK)  # two runs at a time, with ranks in another order than the world's
+    for case in sys.argv[1:]:
+        group_size, sync_period, count, dtype, where, iterations, transport = case.split(",")
+        comm = halves if where == "sub" else COMM
+        schedule = Schedule(comm.size, int(group_size), int(sync_period))
+        run(comm, schedule, int(count), dtype, int(iterations), transport)
+        say(f"ok {case}")
+        COMM.Barrier()
 
 
 main()

@@ -7,7 +7,20 @@ from importlib import import_module
 from typing import Protocol, cast
 
 #: In the order of the help.
-COMMANDS = ("simulate", "compare", "sweep", "calibrate", "plot", "train", "validate", "demo", "bench", "scenarios", "env")
+COMMANDS = (
+    "simulate",
+    "compare",
+    "sweep",
+    "calibrate",
+    "plot",
+    "train",
+    "validate",
+    "trace",
+    "demo",
+    "bench",
+    "scenarios",
+    "env",
+)
 
 
 class Command(Protocol):

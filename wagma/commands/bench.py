@@ -3,7 +3,7 @@
 engines: messages per second of both engines, beside a plain heapq loop as a yardstick. cost: seconds and memory of the fast engine
 against the number of ranks, with a picture if asked for. collective: the group average on real ranks, beside MPI_Allreduce, gloo and
 what the memory allows. partial: latency of eager-SGD's collectives where ranks come one by one. idle: what progress threads cost that
-have nothing to do.
+have nothing to do. training: a torch loop, distributed, beside the bare one and DistributedDataParallel.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import statistics
 from collections.abc import Sequence
 
 from wagma.api import select_algorithms
-from wagma.commands import bench_ranks
+from wagma.commands import bench_ranks, bench_training
 from wagma.commands.options import add_output_options, check_writable, parse_ranks, prints_table, write_text
 from wagma.errors import InputError
 from wagma.progress import Progress
 from wagma.report.cost import plot_cost
 from wagma.report.style import check_picture
-from wagma.report.tables import seconds, table
 from wagma.studies.benchmark import Cost, Rates, as_json, fast_algorithms, measure_cost, measure_engines
+from wagma.text import seconds, table
 
 #: (what it is called, algorithms or None for all fast ones, ranks, iterations, most seconds, most GiB); None: it has to complete.
 LIMITS = (
@@ -62,12 +62,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         each.add_argument("--algorithms", metavar="A,B|all", default="all", help="which to run (default: all fast ones)")
         add_output_options(each)
     bench_ranks.configure(kinds)
+    bench_training.configure(kinds)
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure, then print."""
     if options.kind in bench_ranks.KINDS:
         return bench_ranks.run(options)
+    if options.kind == "training":
+        return bench_training.run(options)
     check_writable(json=options.json)
     if getattr(options, "plot", None) is not None:
         check_picture(options.plot)

@@ -17,8 +17,8 @@ from wagma.real.launch import require, under_mpiexec
 from wagma.real.node import TRANSPORTS
 from wagma.report.collective import plot_collective
 from wagma.report.style import check_picture
-from wagma.report.tables import seconds, table
 from wagma.studies import collective, idle, partial
+from wagma.text import seconds, table
 
 COUNTS = [1000, 1_000_000, 25_559_081]
 SIZES = [64, 1 << 10, 1 << 14, 1 << 18, 1 << 22]
@@ -33,14 +33,14 @@ def configure(kinds: Any) -> None:
     )
     one.add_argument("-n", "--ranks", type=int, default=4, metavar="N", help="ranks to start (default: 4)")
     one.add_argument("--group-size", type=int, metavar="N", help="ranks in a group (default: all, but at most 4)")
-    one.add_argument("--count", type=parse_ranks, default=COUNTS, metavar="N,M", help=f"elements (default: {_listed(COUNTS)})")
+    one.add_argument("--count", type=parse_ranks, default=COUNTS, metavar="N,M", help=f"elements (default: {listed(COUNTS)})")
     one.add_argument("--dtype", choices=list(collective.ITEM_BYTES), default="float32", help="of an element (default: float32)")
     one.add_argument(
-        "--mode", type=_choices(collective.MODES), default=list(collective.MODES), metavar="tensor,resident",
+        "--mode", type=choices(collective.MODES), default=list(collective.MODES), metavar="tensor,resident",
         help="from the caller's array to the caller's array, or in the library's buffers (default: both)",
     )  # fmt: skip
     one.add_argument(
-        "--against", type=_choices(collective.AGAINST), default=["mpi"], metavar="mpi,gloo", help="other kernels (default: mpi)"
+        "--against", type=choices(collective.AGAINST), default=["mpi"], metavar="mpi,gloo", help="other kernels (default: mpi)"
     )
     one.add_argument(
         "--late", type=float, default=0.0, metavar="SECONDS", help="let the last rank sleep so long in every iteration, too"
@@ -53,7 +53,7 @@ def configure(kinds: Any) -> None:
     one.add_argument("--plot", metavar="FILE", help="draw time against size")
     two = kinds.add_parser("partial", help="latency of solo and majority where ranks come one by one", allow_abbrev=False)
     two.add_argument("-n", "--ranks", type=int, default=32, metavar="N", help="ranks to start (default: 32)")
-    two.add_argument("--bytes", type=parse_ranks, default=SIZES, metavar="N,M", help=f"sizes (default: {_listed(SIZES)})")
+    two.add_argument("--bytes", type=parse_ranks, default=SIZES, metavar="N,M", help=f"sizes (default: {listed(SIZES)})")
     two.add_argument("--iterations", type=int, default=64, metavar="N", help="of each kernel and size (default: 64)")
     two.add_argument("--step", type=float, default=1e-3, metavar="SECONDS", help="from a rank to the next one (default: 0.001)")
     for each in (one, two):
@@ -65,21 +65,22 @@ def configure(kinds: Any) -> None:
         )  # fmt: skip
     three = kinds.add_parser("idle", help="what idle progress threads cost, and how soon they start", allow_abbrev=False)
     three.add_argument("-n", "--ranks", type=int, metavar="N", help="ranks to start (default: two for each core)")
-    three.add_argument(
-        "--transport", type=_choices(TRANSPORTS), default=["shm", "mpi"], metavar="shm,mpi", help="default: both"
-    )
-    three.add_argument("--naps", type=_numbers, metavar="SECONDS,...", help=f"longest naps, of mpi (default: {_listed(NAPS)})")
+    three.add_argument("--transport", type=choices(TRANSPORTS), default=["shm", "mpi"], metavar="shm,mpi", help="default: both")
+    three.add_argument("--naps", type=_numbers, metavar="SECONDS,...", help=f"longest naps, of mpi (default: {listed(NAPS)})")
     three.add_argument("--seconds", type=float, default=2.0, metavar="SECONDS", help="to compute, and to wait (default: 2)")
     three.add_argument("--activations", type=int, default=200, metavar="N", help="default: 200")
     for each in (one, two, three):
         add_output_options(each)
 
 
-def _listed(values: Sequence[float]) -> str:
+def listed(values: Sequence[float]) -> str:
+    """Numbers with commas between."""
     return ",".join(f"{value:.9g}" for value in values)
 
 
-def _choices(allowed: Sequence[str]) -> Any:
+def choices(allowed: Sequence[str]) -> Any:
+    """A parser of some of `allowed`, with commas between."""
+
     def parse(text: str) -> list[str]:
         chosen = text.split(",")
         for name in chosen:
@@ -102,6 +103,12 @@ def _numbers(text: str) -> list[float]:
 
 def run(options: argparse.Namespace) -> int:
     """Measure, then print."""
+    check(options)
+    return {"collective": _collective, "partial": _partial, "idle": _idle}[options.kind](options)
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise InputError for options that no benchmark on ranks can have."""
     check_writable(json=options.json)
     for name in ("iterations", "repetitions", "activations"):
         value = getattr(options, name, None)
@@ -112,7 +119,6 @@ def run(options: argparse.Namespace) -> int:
             raise InputError(f"--{name} {value:g}: must be above 0 and at most 60 seconds")
     if under_mpiexec():
         raise InputError("wagma bench starts its ranks itself: run it without mpiexec")
-    return {"collective": _collective, "partial": _partial, "idle": _idle}[options.kind](options)
 
 
 def _others(options: argparse.Namespace) -> list[collective.Library]:

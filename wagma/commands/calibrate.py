@@ -18,7 +18,6 @@ from wagma.errors import InputError
 from wagma.fitting import Bounds, parse_bounds
 from wagma.progress import Progress
 from wagma.report.paper import FILE
-from wagma.report.tables import number, percent, table
 from wagma.scenario import load, packaged
 from wagma.studies import pool
 from wagma.studies.calibrate import (
@@ -33,6 +32,7 @@ from wagma.studies.calibrate import (
 )
 from wagma.studies.observations import read_observations
 from wagma.studies.tomledit import set_values
+from wagma.text import number, percent, table
 
 SCHEMA = 1
 PAPER = "paper"

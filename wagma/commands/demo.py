@@ -24,10 +24,11 @@ from wagma.errors import InputError, MissingDependencyError, WagmaError
 from wagma.progress import Progress
 from wagma.real.launch import output_of, require, run_ranks, under_mpiexec
 from wagma.report.paper import published
-from wagma.report.tables import number, ratio, results_table, table
+from wagma.report.tables import results_table
 from wagma.report.timeline import draw
 from wagma.results import Result, summarize, to_json
 from wagma.scenario import Scenario, as_table, load
+from wagma.text import number, ratio, table
 from wagma.trace import Trace, load_trace
 from wagma.validate import PROMISES, report, validate
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from wagma.errors import InputError
+from wagma.files import why_not_writable
 from wagma.results import Result, to_json
 from wagma.scenario import Scenario, changed, load_table, read
 
@@ -101,6 +101,9 @@ def scenario_changes(options: argparse.Namespace, table: Mapping[str, Any], sour
     for key in ("iterations", "seed"):
         if (value := getattr(options, key)) is not None:
             changes[key] = value
+    training = table.get("training", {})
+    if options.iterations is not None and isinstance(training, dict) and "iterations" in training:
+        changes["training.iterations"] = {}  # as below: who asks for so many means it
     for key in ("group_size", "sync_period"):
         if (value := getattr(options, key)) is not None:
             changes[f"algorithm.{key}"] = value
@@ -169,16 +172,7 @@ def check_writable(**files: str | None) -> None:
     for option, name in files.items():
         if name is None or (name == STDOUT and option == "json"):
             continue
-        path = Path(name)
-        reason = None
-        if name == STDOUT:
-            reason = "a trace goes to a file"
-        elif not name or path.is_dir():
-            reason = "a folder, not a file"
-        elif not path.parent.is_dir():
-            reason = f"there is no folder {path.parent}"
-        elif not os.access(path if path.exists() else path.parent, os.W_OK):
-            reason = "no permission to write there"
+        reason = "a trace goes to a file" if name == STDOUT else why_not_writable(name)
         if reason is not None:
             raise InputError(f"--{option} {name!r}: cannot be written: {reason}")
 

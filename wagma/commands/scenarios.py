@@ -9,8 +9,8 @@ import argparse
 
 from wagma.errors import InputError
 from wagma.reference.schema import reference_text, schema_text
-from wagma.report.tables import table
 from wagma.scenario import load, packaged
+from wagma.text import table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

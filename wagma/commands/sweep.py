@@ -21,9 +21,9 @@ from wagma.commands.options import parse_ranks, toml_value
 from wagma.errors import InputError
 from wagma.progress import Progress
 from wagma.report.rows import Row
-from wagma.report.tables import number, table
 from wagma.studies import pool
 from wagma.studies.sweep import Point, Sweep, check_output, execute, journal_of, plan, processes
+from wagma.text import number, table
 
 #: How many failed points are named one by one.
 MOST_FAILURES = 20

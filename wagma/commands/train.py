@@ -13,10 +13,13 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NoReturn
 
+from wagma import workloads
 from wagma.algorithms import specification
 from wagma.api import plan, select_algorithms
 from wagma.commands.options import (
@@ -30,16 +33,19 @@ from wagma.commands.options import (
 )
 from wagma.errors import CollectiveTimeout, InputError, MissingDependencyError, PeerFailed, WagmaError
 from wagma.progress import REDRAW_S, Progress
-from wagma.real.algorithms import real_algorithms, require_models, require_real
+from wagma.real.algorithms import has_syncs, require_models
+from wagma.real.announced import announced, check_world
 from wagma.real.channel import Sender, stack_file
+from wagma.real.checkpoint_files import find_checkpoint
 from wagma.real.launch import require, run_ranks, under_mpiexec
+from wagma.real.limited import LONGEST_TIMEOUT_S
 from wagma.real.node import TRANSPORTS
 from wagma.report.tables import results_table
+from wagma.report.times import write_times
 from wagma.results import Result, summarize
 from wagma.scenario import Scenario, require_changing_groups
+from wagma.seeing import Summary, summary_of
 
-#: How many ranks the process manager of MPICH and of Open MPI has started.
-SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 HEARD_S = 0.1  # for the launcher to hear of a failure before the process manager kills everybody
 SECONDARY_S = 2.0  # for the rank that failed first to say so, if another one complains of it earlier
 
@@ -59,6 +65,44 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resident", action="store_true", help="parameters live in the kernel's buffers: averaging copies none of them"
     )
+    parser.add_argument(
+        "--report-every", type=_seconds, default=10.0, metavar="SECONDS",
+        help="a progress line that often where standard error is no terminal (default: 10)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tensorboard",
+        metavar="FOLDER",
+        help="write scalars for TensorBoard; of several algorithms, to a folder of its name in it",
+    )
+    parser.add_argument(
+        "--no-digests",
+        action="store_true",
+        help="no digests in the trace: it then costs no more than microseconds an iteration, but cannot prove what models were averaged",
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FOLDER", help="save checkpoints there, at syncs, the two newest stay"
+    )
+    parser.add_argument(
+        "--checkpoint-every", type=_one_number, default=100, metavar="N",
+        help="save at the first sync N or more iterations after the last one, and at the end (default: 100)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resume", type=Path, metavar="FOLDER", help="go on from the newest checkpoint there; may be the same folder"
+    )
+    parser.add_argument(
+        "--every",
+        type=_one_number,
+        metavar="N",
+        help="judge the model after every N iterations, too, when the run is over; for --trace",
+    )
+    parser.add_argument(
+        "--times",
+        metavar="FILE",
+        help='write compute times as CSV, for [compute] kind = "trace"; of several runs as --trace does',
+    )
+    parser.add_argument(
+        "--limit", type=_seconds, metavar="SECONDS", help="end all runs with an error if they take longer in all"
+    )
     parser.add_argument("--launched", help=argparse.SUPPRESS)  # by run_ranks: where to report
 
 
@@ -66,27 +110,53 @@ def run(options: argparse.Namespace) -> int:
     """Train, on ranks that are started here or on this rank."""
     if options.launched is not None or under_mpiexec():
         return _on_this_rank(options)
+    started = announced()
+    if started is not None and started.size > 1:
+        raise InputError(
+            f"{started.launcher} started {started.size} processes: wagma train starts its ranks itself;"
+            f" run it once, without {started.launcher}, with -n {started.size}"
+        )
     runs = _plan(options, options.ranks)
     require(transport=options.transport)
     ranks = runs[0][0].ranks
-    with Progress(f"training on {ranks} ranks", options.quiet) as progress:
+    with Progress(f"training on {ranks} ranks", options.quiet, every_s=options.report_every) as progress:
         return run_ranks(ranks, ["wagma", *options.argv], progress)
 
 
 def _plan(options: argparse.Namespace, ranks: int | None) -> Runs:
-    check_writable(trace=options.trace, json=options.json)
+    check_writable(trace=options.trace, json=options.json, times=options.times)
+    if options.every is not None and options.trace is None:
+        raise InputError(f"--every {options.every}: only with --trace, which has the scores")
+    if options.no_digests and options.trace is None:
+        raise InputError("--no-digests: only with --trace")
+    if options.tensorboard is not None and find_spec("tensorboard") is None:
+        raise MissingDependencyError("--tensorboard: needs TensorBoard, which is not installed: pip install tensorboard")
     scenario = load_scenarios(options, None if ranks is None else [ranks])[0]
     if scenario.training.workload == "none":
         raise InputError(f'{scenario.source}: training.workload = "none": there is nothing to train; wagma simulate can run it')
-    names = real_algorithms() if options.algorithms == "all" else select_algorithms(options.algorithms)
-    for name in names:
-        real = require_real(specification(name))
-        if options.resident:
-            require_models(real)
+    workloads.require(scenario.training.workload)
+    names = select_algorithms(options.algorithms)
+    _check_saving(options, names)
+    for name in names if options.resident else ():
+        require_models(specification(name))
     runs = list(plan([scenario], names))
     for _, algorithm in runs:
         require_changing_groups(scenario, algorithm)
     return runs
+
+
+def _check_saving(options: argparse.Namespace, names: Sequence[str]) -> None:
+    for option, folder in (("--checkpoint", options.checkpoint), ("--resume", options.resume)):
+        if folder is None:
+            continue
+        if len(names) > 1:
+            raise InputError(f"{option} {folder}: of one run; --algorithms names {len(names)}")
+        if not has_syncs(names[0]):
+            raise InputError(
+                f"{option} {folder}: {names[0]} has no syncs, at which all ranks hold one model; it has no checkpoints"
+            )
+    if options.resume is not None and find_checkpoint(options.resume) is None:
+        raise InputError(f"--resume {options.resume}: no complete checkpoint there")
 
 
 def _on_this_rank(options: argparse.Namespace) -> int:
@@ -106,7 +176,7 @@ def _on_this_rank(options: argparse.Namespace) -> int:
         runs = _agree(options, comm)
         if runs is None:
             return 2
-        with Progress("training", options.quiet or comm.rank != 0) as line:
+        with Progress("training", options.quiet or comm.rank != 0, every_s=options.report_every) as line:
             results = _train(runs, options, comm, _progress(sender, len(runs), line))
         if comm.rank == 0:
             _write(options, runs, results)
@@ -118,13 +188,11 @@ def _on_this_rank(options: argparse.Namespace) -> int:
 
 def _agree(options: argparse.Namespace, comm: Any) -> Runs | None:
     """The runs, on all ranks; None if the input is bad for any of them, which is said once."""
+    from mpi4py import MPI
+
     runs, problem = None, None
     try:
-        announced = next((os.environ[name] for name in SIZE_VARIABLES if name in os.environ), None)
-        if announced is not None and announced != str(comm.size):
-            raise InputError(
-                f"mpiexec announces {announced} ranks, MPI has {comm.size}: mpiexec is of another MPI than mpi4py's"
-            )
+        check_world(comm.size, MPI.Get_library_version())
         if options.ranks not in (None, comm.size):
             raise InputError(f"-n {options.ranks}: mpiexec started {comm.size} ranks")
         runs = _plan(options, comm.size)
@@ -141,44 +209,70 @@ def _agree(options: argparse.Namespace, comm: Any) -> Runs | None:
     return runs
 
 
-def _train(runs: Runs, options: argparse.Namespace, comm: Any, progress: Callable[[int, int], None]) -> list[Result]:
+def _train(
+    runs: Runs, options: argparse.Namespace, comm: Any, progress: Callable[[int, int, str], None]
+) -> list[tuple[Result, Summary]]:
     """The results, on rank 0."""
+    from wagma.real.saving import Saving
     from wagma.real.train import train
 
+    saving = Saving(options.checkpoint, options.checkpoint_every, options.resume)
+
     results = []
+    several = len(runs) > 1
+    over = None if options.limit is None else time.monotonic() + options.limit
+    # Digests are read for `wagma validate` alone.
+    digests = options.trace is not None and not options.no_digests
     for number, (scenario, algorithm) in enumerate(runs):
 
-        def report(done: int, total: int, before: int = number) -> None:
-            progress(before * total + done, total)
+        def report(done: int, total: int, text: str, before: int = number) -> None:
+            progress(before * total + done, total, text)
+            if over is not None and time.monotonic() > over:
+                raise WagmaError(
+                    f"--limit {options.limit:g}: {before} of {len(runs)} runs, and {done} of {total} iterations of the next"
+                )
 
-        trace = train(scenario, algorithm, comm, report, transport=options.transport, resident=options.resident)
+        scalars = options.tensorboard and Path(options.tensorboard, algorithm if several else "")
+        seen: dict[str, Any] = {"tensorboard": scalars, "digests": digests, "every": options.every}
+
+        trace = train(
+            scenario, algorithm, comm, report, transport=options.transport, resident=options.resident, saving=saving, **seen
+        )
         if trace is not None:
             if options.trace is not None:
-                trace.write(trace_path(options.trace, algorithm, scenario.ranks, several=len(runs) > 1))
-            results.append(summarize(trace))
+                trace.write(trace_path(options.trace, algorithm, scenario.ranks, several))
+            if options.times is not None:
+                write_times(trace, trace_path(options.times, algorithm, scenario.ranks, several))
+            result = summarize(trace)
+            results.append((result, summary_of(trace, result.staleness_bound)))
     return results
 
 
-def _progress(sender: Sender, runs: int, line: Progress) -> Callable[[int, int], None]:
+def _progress(sender: Sender, runs: int, line: Progress) -> Callable[[int, int, str], None]:
     """A callback of (iterations done in all runs, iterations of one run): to the launcher, else to this rank's own line."""
     next_report = 0.0
 
-    def report(done: int, total: int) -> None:
+    def report(done: int, total: int, text: str) -> None:
         nonlocal next_report
         now = time.monotonic()
         if now >= next_report:
             next_report = now + REDRAW_S
-            if not sender.send("progress", done=done, total=runs * total):
-                line(done, runs * total)
+            if not sender.send("progress", done=done, total=runs * total, text=text):
+                line(done, runs * total, text)
 
     return report
 
 
-def _write(options: argparse.Namespace, runs: Runs, results: list[Result]) -> None:
-    scenario = runs[0][0]
+def _write(options: argparse.Namespace, runs: Runs, found: list[tuple[Result, Summary]]) -> None:
+    scenario, results = runs[0][0], [result for result, _ in found]
     if prints_table(options):
         print(overview(scenario, f"trained on {scenario.ranks} real ranks"))
         print(results_table(results, verbose=options.verbose))
+        for _, summary in found:
+            if options.verbose:
+                print(f"{summary.algorithm}:\n{summary.table()}")
+            for text in summary.stragglers():
+                print(f"{summary.algorithm}: {text}")
     write_json(options.json, scenario.name, results)
     sys.stdout.flush()
 
@@ -200,6 +294,16 @@ def _abort(error: BaseException, sender: Sender, comm: Any, from_mpi: bool) -> N
     time.sleep(SECONDARY_S if secondary else HEARD_S)
     comm.Abort(status)
     os._exit(status)  # MPI may return before it ends the process: nothing more must be said
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= LONGEST_TIMEOUT_S:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be seconds, above 0 and at most {LONGEST_TIMEOUT_S:g}")
+    return value
 
 
 def _one_number(text: str) -> int:

@@ -47,7 +47,8 @@ OPEN_MPI = {
     "PRTE_MCA_hwloc_default_binding_policy": "none",
     "OMPI_MCA_mpi_yield_when_idle": "1",
 }
-Progress = Callable[[int, int], None]
+#: Called with how many of how many parts are done, and what they show.
+Progress = Callable[[int, int, str], None]
 
 
 @dataclass(slots=True)
@@ -226,7 +227,7 @@ class Job:
                 if len(self._begun) == self._ranks and not self._failures:
                     self._deadline = float("inf")
             case "progress" if self._progress is not None:
-                self._progress(event["done"], event["total"])
+                self._progress(event["done"], event["total"], event.get("text", ""))
             case "text":
                 self._texts[rank] = self._texts.get(rank, "") + event["text"]
             case "failed":

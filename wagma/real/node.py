@@ -33,7 +33,7 @@ def share_memory(comm: Any, node: Any, config: Any, timeout_s: float, required: 
     not enough memory, or, where shared memory is `required`, if the ranks cannot share any; CollectiveTimeout if a rank does not come.
     """
     sizes = (comm.size, config.buffers, config.buffer_bytes)
-    machines = gather_text(comm, _machine(), timeout_s)
+    machines = gather_text(comm, machine(), timeout_s)
     if len(set(machines)) > 1:
         other = next(rank for rank, machine in enumerate(machines) if machine != machines[0])
         if required:
@@ -57,7 +57,7 @@ def share_memory(comm: Any, node: Any, config: Any, timeout_s: float, required: 
     return transport
 
 
-def _machine() -> str:
+def machine() -> str:
     """What is the same for processes that can open each other's files under /proc, and differs between machines and containers."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -181,12 +181,27 @@ class Measurement:
             self._found.append(found | extra)
 
     def _memory(self) -> int:
-        """Bytes of all ranks, shared pages counted once."""
+        """Bytes of all ranks, shared pages counted once.
+
+        What is shared is counted as the pages that the segments hold: reserved ones that nobody has touched yet are in no page table.
+        """
         own = 0
         with suppress(OSError), open("/proc/self/smaps_rollup") as file:
-            own = 1024 * next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
+            kib = {line.split()[0]: int(line.split()[1]) for line in file if line.startswith("Pss")}
+            own = 1024 * (kib["Pss:"] - kib.get("Pss_Shmem:", 0)) + _segments() // self._comm.size  # every rank has them open
         total: int = self._comm.allreduce(own)
         return total
+
+
+def _segments() -> int:
+    """Bytes of the memory that this process shares with other ranks of the collective."""
+    found = {}
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{number}").startswith("/memfd:wagma"):
+                status = os.stat(f"/proc/self/fd/{number}")
+                found[status.st_ino] = 512 * status.st_blocks
+    return sum(found.values())
 
 
 def measure(

@@ -67,6 +67,12 @@ def _environment(python: Path) -> dict[str, str]:
     return {name: value for name, value in launch.environment().items() if name not in own}
 
 
+def all_cores() -> Mapping[str, str]:
+    """The variables that let one rank have all cores, as it would have without the launcher; none that the user has set."""
+    cores = len(os.sched_getaffinity(0))
+    return {name: str(cores) for name in launch.THREAD_VARIABLES if name not in os.environ}
+
+
 def library_of(python: Path) -> str:
     """The MPI library that a Python's mpi4py has, in a few words. Raises InputError if it has none."""
     if not os.access(python, os.X_OK) or python.is_dir():

@@ -1,0 +1,105 @@
+"""`wagma bench training`: what distributing an optimizer costs one rank, and several beside DistributedDataParallel."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from wagma.commands.bench_ranks import check, choices, listed
+from wagma.commands.options import add_output_options, parse_ranks, prints_table, write_text
+from wagma.progress import Progress
+from wagma.real.launch import require
+from wagma.studies import training
+from wagma.text import seconds, table
+
+DEFAULT = training.Settings()
+
+
+def configure(kinds: Any) -> None:
+    """Add the subcommand."""
+    one = kinds.add_parser(
+        "training", help="a training loop, distributed, beside the bare one and DistributedDataParallel", allow_abbrev=False
+    )
+    one.add_argument(
+        "--part", type=choices(training.PARTS), default=list(training.PARTS), metavar=",".join(training.PARTS),
+        help="one rank over its bare optimizer; several balanced ranks over gloo (default: both)",
+    )  # fmt: skip
+    one.add_argument(
+        "--parameters", type=int, default=DEFAULT.parameters, metavar="N", help="of the one rank's model (default: %(default)s)"
+    )
+    one.add_argument(
+        "--iteration", type=float, default=DEFAULT.iteration_s, metavar="SECONDS",
+        help="that the one rank's bare iteration takes; the batch follows from it (default: %(default)s)",
+    )  # fmt: skip
+    one.add_argument(
+        "-n", "--ranks", type=int, default=DEFAULT.ranks, metavar="N", help="balanced ranks (default: %(default)s)"
+    )
+    one.add_argument(
+        "--count", type=parse_ranks, default=list(DEFAULT.counts), metavar="N,M",
+        help=f"parameters of balanced ranks' models (default: {listed(DEFAULT.counts)})",
+    )  # fmt: skip
+    one.add_argument(
+        "--batch", type=int, default=DEFAULT.batch, metavar="N", help="samples of a balanced rank (default: %(default)s)"
+    )
+    one.add_argument(
+        "--iterations", type=int, metavar="N", help="of each loop in each repetition (default: 10; more for smaller models)"
+    )
+    one.add_argument(
+        "--repetitions", type=int, default=DEFAULT.repetitions, metavar="N", help="of everything (default: %(default)s)"
+    )
+    add_output_options(one)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, then print."""
+    check(options)
+    settings = training.Settings(
+        options.ranks, options.part, options.parameters, options.iteration, options.count, options.batch, options.iterations,
+        options.repetitions,
+    )  # fmt: skip
+    settings.check()
+    require()
+    with Progress("measuring training loops", options.quiet) as progress:
+        found = training.measure(settings, progress)
+    if prints_table(options):
+        print(describe(found))
+    write_text(options.json, json.dumps(found))
+    return 0
+
+
+def describe(found: Mapping[str, Any]) -> str:
+    """A table for each part."""
+    texts = []
+    if (one := found.get("overhead")) is not None:
+        rows = [
+            [
+                row["loop"], seconds(row["median_s"]), "{} to {}".format(*map(seconds, row["quartiles_s"])),
+                "" if row["loop"] == "bare" else _share(row["overhead"], row["overhead_spread"]),
+            ]
+            for row in one["results"]
+        ]  # fmt: skip
+        texts.append(
+            f"one rank, {one['parameters']:,} parameters, batch {one['batch']}, {one['threads']} threads\n"
+            + table(["loop", "iteration", "middle half", "over bare"], rows)
+        )
+    if (several := found.get("balanced")) is not None:
+        rows = [
+            [
+                f"{row['parameters']:,}", row["loop"], seconds(row["median_s"]), "{} to {}".format(*map(seconds, row["spread_s"])),
+                "{:.2f} ({:.2f} to {:.2f})".format(row["ratio_to_ddp"], *row["ratio_to_ddp_spread"]),
+            ]
+            for row in several["results"]
+        ]  # fmt: skip
+        first = several["results"][0]
+        texts.append(
+            f"{first['ranks']} balanced ranks, batch {first['batch']}, {several['threads']} threads a rank\n"
+            + table(["parameters", "loop", "iteration", "least to most", "over ddp"], rows)
+        )
+    texts.append(f"ratios: median of {found['repetitions']} repetitions (least to most)")
+    return "\n\n".join(texts)
+
+
+def _share(value: float, spread: list[float]) -> str:
+    return "{:+.1f} % ({:+.1f} % to {:+.1f} %)".format(*(100 * number for number in (value, *spread)))
