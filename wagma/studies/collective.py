@@ -167,9 +167,11 @@ def libraries(pythons: Sequence[Path]) -> list[Library]:
 def other_pythons() -> list[Path]:
     """Environments beside this one that are called like it, with a suffix, and have mpi4py: .venv-openmpi beside .venv."""
     own = Path(sys.prefix)
-    pattern = "lib/python3*/site-packages/mpi4py"
-    found = [folder / "bin" / "python" for folder in sorted(own.parent.glob(f"{own.name}-*")) if any(folder.glob(pattern))]
-    return [python for python in found if python.exists()]
+    return [
+        folder / "bin" / "python"
+        for folder in sorted(own.parent.glob(f"{own.name}-*"))
+        if job.has_library(folder / "bin" / "python")
+    ]
 
 
 def measure(settings: Settings, others: Sequence[Library], progress: Progress) -> dict[str, Any]:
