@@ -76,7 +76,7 @@ def test_figures_by_hand() -> None:
     settings = Settings(2, 2, [1000], modes=["tensor"], repetitions=3, late_s=0.1)
     seconds = [2e-6, 4e-6, 3e-6]  # by repetition
     own = Variant("MPICH", False, False, [
-        [*copies(1e-3, 2e-3), wagma([s, s, 9.0]), wagma([s * 1.5], 0.1),
+        [*copies(1e-3, 2e-3), wagma([s, s, 9.0]), wagma([s * 1.5], 0.1), wagma([s * 3], 0.1) | {"rested": True},
          one("mpi", "tensor", [8e-6]), one("mpi", "resident", [9e-6]), one("mpi", "tensor", [0.1], 0.1)]
         for s in seconds
     ])  # fmt: skip
@@ -101,7 +101,8 @@ def test_figures_by_hand() -> None:
     assert rows["mpi", "resident", 0.0]["library"] == "Open MPI"
     assert rows["mpi", "resident", 0.0]["ratio_to_mpi"] == 1
     late = rows["wagma", "tensor", 0.1]
-    assert late["late_over_balanced"] == pytest.approx(1.5)
+    assert (late["median_s"], late["iterations"]) == (pytest.approx(4.5e-6), 3)
+    assert (late["late_over_balanced"], late["late_over_rested"]) == (pytest.approx(1.5), pytest.approx(0.5))
     assert late["ratio_to_mpi"] == pytest.approx(4.5e-5)
     assert "memory: 8.0 GB/s" in bench_ranks.describe_collective(found)
 

@@ -154,19 +154,19 @@ def describe_collective(found: Mapping[str, Any], verbose: bool = False) -> str:
     """A table, and below it the memory's rate; verbose: and all that MPI_Allreduce was measured with."""
     rows = []
     for row in found["results"]:
-        late = row.get("late_over_balanced")
+        late = [row.get(f"late_over_{control}") for control in ("balanced", "rested")]
         copies = row.get("memory_copies_per_rank")
         rows.append([
             row["kernel"], row["mode"], f"{row['count']:,}", f"{row['late_s']:g} s" if row["late_s"] else "", seconds(row["median_s"]),
             f"{seconds(row['quartiles_s'][0])} to {seconds(row['quartiles_s'][1])}", _with_spread(row, "ratio_to_mpi"),
             _with_spread(row, "bytes_over_bandwidth"), f"{row['busbw_bytes_per_s'] / 1e9:.2f}",
-            "" if late is None else f"{late:.2f}", "" if copies is None else f"{copies:.2f}",
+            *("" if one is None else f"{one:.2f}" for one in late), "" if copies is None else f"{copies:.2f}",
             f"{100 * row['fresh_share']:.0f} %" if "fresh_share" in row else "", row.get("transport", ""),
             f"{row['library']}{', yielding' if row['yielding'] else ''}" if "library" in row else "",
         ])  # fmt: skip
     header = [
-        "kernel", "mode", "elements", "late", "median", "middle half", "over MPI", "over floor", "bus GB/s", "over balanced", "copies",
-        "fresh", "transport", "library",
+        "kernel", "mode", "elements", "late", "median", "middle half", "over MPI", "over floor", "bus GB/s", "over balanced", "over rested",
+        "copies", "fresh", "transport", "library",
     ]  # fmt: skip
     low, high = (value / 1e9 for value in found["bandwidth_spread"])
     below = (

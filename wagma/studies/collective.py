@@ -34,7 +34,7 @@ START_LIMIT_S, BLOCK_LIMIT_S = 120.0, 60.0
 COPY = "copy"
 
 Progress = Callable[[int, int], None]
-Key = tuple[str, str, int, float]  # kernel, mode, count, late_s
+Key = tuple[str, str, int, float, bool]  # kernel, mode, count, late_s, rested
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class Variant:
 
 
 def _key(one: Mapping[str, Any]) -> Key:
-    return one["kernel"], one["mode"], one.get("count", 0), one["late_s"]
+    return one["kernel"], one["mode"], one.get("count", 0), one["late_s"], one.get("rested", False)
 
 
 def colours(ranks: int, group_size: int) -> list[int]:
@@ -217,7 +217,7 @@ def document(settings: Settings, variants: Sequence[Variant]) -> dict[str, Any]:
                     keys.append((min(of_form, key=lambda rival: statistics.median(rival[2]))[0], "mpi", mode))
             keys.append((own, "gloo", "tensor"))
             for variant, kernel, mode in keys:
-                key = (kernel, mode, count, late_s)
+                key = (kernel, mode, count, late_s, False)
                 if (medians := variant.medians(key)) is not None:
                     rival = best[2] if best else None
                     results.append(_row(settings, variant, key, medians, rival, bandwidth))
@@ -237,7 +237,7 @@ def _rivals(variants: Sequence[Variant], count: int, late_s: float) -> Iterator[
     """All that MPI_Allreduce was measured with: variant, in place or not, medians by repetition."""
     for variant in variants:
         for mode in MODES:
-            if (medians := variant.medians(("mpi", mode, count, late_s))) is not None:
+            if (medians := variant.medians(("mpi", mode, count, late_s, False))) is not None:
                 yield variant, mode, medians
 
 
@@ -256,7 +256,7 @@ def bandwidths(repetitions: Sequence[Sequence[Mapping[str, Any]]]) -> list[float
 def _row(
     settings: Settings, variant: Variant, key: Key, medians: Sequence[float], rival: Sequence[float] | None, bandwidth: Sequence[float]
 ) -> dict[str, Any]:  # fmt: skip
-    kernel, mode, count, late_s = key
+    kernel, mode, count, late_s, _ = key
     item = ITEM_BYTES[settings.dtype]
     ratios = None if rival is None else [mine / other for mine, other in zip(medians, rival, strict=True)]
     moved = bytes_to_move(settings.ranks, count, item)
@@ -274,8 +274,11 @@ def _row(
         "ratio_to_mpi_spread": None if ratios is None else [min(ratios), max(ratios)],
         "bytes_over_bandwidth_spread": [min(over), max(over)],
     }  # fmt: skip
-    if late_s > 0 and (balanced := variant.medians((kernel, mode, count, 0.0))) is not None:
-        row["late_over_balanced"] = statistics.median([a / b for a, b in zip(medians, balanced, strict=True)])
+    if late_s > 0:
+        controls = {"balanced": (0.0, False), "rested": (late_s, True)}
+        for name, control in controls.items():
+            if (others := variant.medians((kernel, mode, count, *control))) is not None:
+                row[f"late_over_{name}"] = statistics.median([a / b for a, b in zip(medians, others, strict=True)])
     if kernel == "mpi":
         row |= {"library": variant.library, "yielding": variant.yielding}
     if kernel == "wagma":

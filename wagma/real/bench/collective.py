@@ -140,6 +140,8 @@ class Measurement:
                     for kernel, mode in self._kernels:
                         for late_s in lateness(self._what):
                             self._block(kernel, mode, count, most, late_s)
+                        if kernel == "wagma" and self._what["late_s"] > 0:
+                            self._block(kernel, mode, count, most, self._what["late_s"], rested=True)
                     self._done += 1
                     if self._progress is not None:
                         self._progress(self._done, self._total)
@@ -157,7 +159,7 @@ class Measurement:
                 self._found.append(found)
         copies.close()
 
-    def _block(self, kernel: str, mode: str, count: int, most: int, late_s: float) -> None:
+    def _block(self, kernel: str, mode: str, count: int, most: int, late_s: float, rested: bool = False) -> None:
         dtype, extra = self._what["dtype"], {}
         if kernel == "wagma":
             before = self._memory()
@@ -168,7 +170,7 @@ class Measurement:
             call = self._gloo.make(count, dtype)
         else:
             call = Allreduce(self._group, count, dtype, mode)
-        found = block(self._rounds, call, most, late_s, kernel=kernel, mode=mode, count=count)
+        found = block(self._rounds, call, most, late_s, rested=rested, kernel=kernel, mode=mode, count=count)
         if kernel == "wagma":
             bytes_ = (self._memory() - before) / self._comm.size
             size = count * np.dtype(STORED.get(dtype, dtype)).itemsize

@@ -153,13 +153,16 @@ def sleeper_delay(comm: Any, late_s: float) -> float:
     return late_s if comm.rank == comm.size - 1 else 0.0
 
 
-def block(rounds: Rounds, call: Call, iterations: int, late_s: float, **what: Any) -> dict[str, Any] | None:
-    """Run a block; on rank 0 its seconds, with `what` it is."""
+def block(
+    rounds: Rounds, call: Call, iterations: int, late_s: float, *, rested: bool = False, **what: Any
+) -> dict[str, Any] | None:
+    """Run a block; on rank 0 its seconds, with `what` it is. rested: all ranks sleep for late_s, and none is late."""
     comm = rounds.comm
-    times = rounds.run(call, iterations, sleeper_delay(comm, late_s))
+    times = rounds.run(call, iterations, late_s if rested else sleeper_delay(comm, late_s))
     if times is None:
         return None
-    return {**what, "late_s": late_s, "seconds": elapsed(*times, comm.size - 1 if late_s > 0 else None)}
+    sleeper = comm.size - 1 if late_s > 0 and not rested else None
+    return {**what, "late_s": late_s, "rested": rested, "seconds": elapsed(*times, sleeper)}
 
 
 def report(kind: str, value: Any) -> None:
