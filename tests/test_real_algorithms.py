@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -270,8 +271,13 @@ def test_a_dropped_optimizer_fails_its_neighbours() -> None:
     def program(comm: LocalCommunicator) -> None:
         numbers = Numbers(comm, "d_psgd")
         if comm.rank == 1:
+            dropped = weakref.ref(numbers.optimizer._parts.gossip)
             del numbers
-            gc.collect()
+            for _ in range(1000):  # the thread that receives may have it in hand just then
+                if dropped() is None:
+                    break
+                gc.collect()
+                time.sleep(0.01)
             return
         with numbers.optimizer:
             numbers.step(0)

@@ -156,8 +156,8 @@ void NodeTransport::begin(const Execution& execution) {
   averaged_ = 0;
   Desk& desk = node_->desk(rank_);
   const auto offset = [&](const std::byte* pointer) { return pointer ? pointer - node_->segment().data() : std::ptrdiff_t{-1}; };
-  // In this order: a member of an older version sees the new tag before it could take a chunk, and all see the counters, the pointers and
-  // the contribution once they see `begun`.
+  // In this order: a member of an older version sees the new tag before it could take a chunk, and all see the counters and the
+  // pointers once they see `begun`, and of the contribution what `filled` says.
   desk.next_chunk.store(tag_);
   desk.chunks_done.store(tag_);
   desk.filled.store(tag_ | (willing_ ? kPresent : 0) | filled_);
@@ -220,7 +220,7 @@ Progress NodeTransport::progress() {
     if (!(met_ = all_begun())) return {.moved = fills};
   }
   if (direct_ || (direct_ = willing_ && all_present())) return progress_directly();
-  if (filled_ < chunks_) {  // somebody is late: the members that are here take turns as always
+  if (filled_ < chunks_) {  // somebody is late, or it is not for the direct way: members take turns as always
     while (filled_ < chunks_) fill_chunk();
     ring_members();
   }

@@ -1,4 +1,4 @@
-// The direct way, for few members that all have arrived and have a core each: every member averages for itself, straight out of all
+// The direct way, for few members that all have arrived (with a core each, or a model of many chunks): every member averages for itself, straight out of all
 // contributions into its caller's array. A contribution is copied out of that array chunk by chunk just before it is needed, so that the
 // second look at each of them finds it in a cache. Nothing goes through the targets (but at a sync, whose mean each
 // publishes next), and nobody has a part that others wait for longest.

@@ -55,7 +55,7 @@ class Engine {
   // Called every few dozen milliseconds while the application waits; what it throws ends the wait (Python: Ctrl-C).
   using Tick = std::function<void()>;
 
-  // `initial` holds config.count elements: the model with stamp -1.
+  // `initial` holds config.count elements: the model with stamp schedule.begin - 1.
   Engine(const EngineConfig& config, std::shared_ptr<Transport> transport, const void* initial);
   ~Engine();  // an engine that was not closed is aborted: it never waits for peers
   Engine(const Engine&) = delete;

@@ -38,7 +38,7 @@ struct alignas(64) Mailbox {
 };
 
 // What one rank shows of its present execution. Written by the rank itself before `begun`, which publishes it together with the
-// contribution's bytes; it changes only after the version is complete, so whoever holds an unfinished chunk reads it safely.
+// contribution's bytes (those that are filled later are published by `filled`); it changes only after the version is complete, so whoever holds an unfinished chunk reads it safely.
 struct alignas(64) Desk {
   Atomic<std::int32_t> process;  // id; 0: has not entered
   Atomic<Version> begun;  // the version that this rank executes or executed last

@@ -106,7 +106,7 @@ class Transport {
   virtual std::vector<int> missing() = 0;
   virtual std::string standing() { return ""; }  // how far it is, for reports; "" if there is nothing to say
 
-  // Says that this rank will not arrive after `last_arrived` (kNone: it never did); once.
+  // Says that this rank will not arrive after `last_arrived` (the schedule's begin - 1: it never did); once.
   virtual void announce_close(Version last_arrived) = 0;
   // The largest of all ranks' last arrivals once every rank has closed, after that always the same.
   virtual std::optional<Version> poll_all_closed() = 0;

@@ -1,8 +1,9 @@
 // Ranks that share memory: members reduce straight out of each other's published buffers and write into each other's targets.
 //
 // An execution. Each member shows its desk (node.hpp) for the version. Once all have, whoever runs takes chunk after chunk, reduces it out
-// of all contributions and puts it into all targets, until none is left: nobody waits for a member whose thread the operating system
-// does not run, which is the rule where ranks outnumber cores. The version is complete, for everyone at once, when all chunks are done:
+// of all contributions and puts it into all targets, until none is left: once all contributions are filled, nobody waits for a member
+// whose thread the operating system does not run, which is the rule where ranks outnumber cores. (In the direct way each member waits
+// for all.) The version is complete, for everyone at once, when all chunks are done:
 // then nobody reads a contribution or writes a target of it any more.
 //
 // Why a late look does no harm. A member leaves a version (begins its next one) only after all chunks are done. So whoever has taken a
@@ -73,6 +74,7 @@ class NodeTransport final : public Transport {
   void ring_members() const;
   static void ring_for(Mailbox& mailbox, int dimension, Version version);
   void put_off(int dimension, Version version);
+  // Relaxed: only whoever drives makes it anything but kNever, and drive_ orders those; a stale other value costs one full look.
   bool has_put_off() const { return due_.load(std::memory_order_relaxed) != kNever; }
   void ring_due(std::int64_t now);
   void look_for_the_dead();
@@ -88,7 +90,7 @@ class NodeTransport final : public Transport {
   static constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
   std::array<Atomic<Version>, Mailbox::kDimensions> unrung_;
   Atomic<std::int64_t> due_{kNever};
-  std::int64_t told_due_ = kNever;  // to the progress thread
+  std::int64_t told_due_ = kNever;  // to the progress thread, by whoever drives
   Clock::time_point looked_{};  // for processes that have ended
   // The newest version (lowest, for solo) taken from each dimension; dimensions at which the next look begins.
   std::vector<Version> activated_, solo_from_;
