@@ -21,5 +21,4 @@ def test_three_copies_beyond_the_callers_own() -> None:
     assert job.returncode == 0, job.output
     found = re.findall(r"rank 0: (\w+): 3 said, (\S+) found", job.output)
     assert [mode for mode, _ in found] == ["tensor", "resident"], job.output
-    # A buffer that no version has needed so far is not in memory: how ranks meet decides whether the last one is.
-    assert all(1.8 < float(copies) < 3.2 for _, copies in found), job.output
+    assert all(2.8 < float(copies) < 3.2 for _, copies in found), job.output

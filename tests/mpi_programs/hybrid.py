@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 from ranks import COMM, RANK, say
 
 from wagma import GroupAllreduce
+from wagma.real.bench.collective import held_bytes
 
 COUNT = 9_000_000  # so long that malloc gives it back to the system: it keeps up to 32 MiB for the next array
 SIZE = 4 * COUNT  # bytes of a model
@@ -39,11 +39,10 @@ def beside() -> None:
     say(f"ok, {used}")
 
 
-def resident_bytes() -> int:
-    """Of all ranks, shared pages counted once."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    own = next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return COMM.allreduce(1024 * own)
+def all_bytes() -> int:
+    """Of all ranks, shared pages counted once, as the benchmark counts them."""
+    total: int = COMM.allreduce(held_bytes(COMM.size))
+    return total
 
 
 def memory() -> None:
@@ -51,14 +50,14 @@ def memory() -> None:
     with GroupAllreduce(COMM, np.zeros(10, np.float32), timeout_s=30.0) as collective:
         collective.average()
     for resident in (False, True):
-        before = resident_bytes()
+        before = all_bytes()
         model = np.ones(COUNT, np.float32)
         with GroupAllreduce(COMM, model, COMM.size, 4, resident=resident, timeout_s=30.0) as collective:
             if resident:
                 del model
             for _ in range(8):
                 collective.average()
-            held = (resident_bytes() - before) / COMM.size / SIZE
+            held = (all_bytes() - before) / COMM.size / SIZE
             if RANK == 0:
                 say(f"{'resident' if resident else 'tensor'}: {collective.copies} said, {held - 1:.3f} found")
         model = collective = None  # what it held is to be gone before the next one is measured

@@ -101,7 +101,7 @@ def run_ranks(ranks: int, arguments: Sequence[str], progress: Progress | None = 
     """Run `python -m mpi4py -m ARGUMENTS --launched CHANNEL` on so many ranks; returns the exit status of the job.
 
     Output is passed on. If a rank fails, its error goes to standard error first, as `wagma: rank 2: ...`, and the job is over within
-    ten seconds. Ctrl-C and SIGTERM end all ranks before KeyboardInterrupt is raised.
+    ten seconds where ranks have cores. Ctrl-C and SIGTERM end all ranks before KeyboardInterrupt is raised.
     """
     mpiexec = require()
     with tempfile.TemporaryDirectory(prefix="wagma-") as folder:

@@ -183,16 +183,19 @@ class Measurement:
             self._found.append(found | extra)
 
     def _memory(self) -> int:
-        """Bytes of all ranks, shared pages counted once.
-
-        What is shared is counted as the pages that the segments hold: reserved ones that nobody has touched yet are in no page table.
-        """
-        own = 0
-        with suppress(OSError), open("/proc/self/smaps_rollup") as file:
-            kib = {line.split()[0]: int(line.split()[1]) for line in file if line.startswith("Pss")}
-            own = 1024 * (kib["Pss:"] - kib.get("Pss_Shmem:", 0)) + _segments() // self._comm.size  # every rank has them open
-        total: int = self._comm.allreduce(own)
+        total: int = self._comm.allreduce(held_bytes(self._comm.size))
         return total
+
+
+def held_bytes(ranks: int) -> int:
+    """This process's memory, and its part of what `ranks` ranks share, so that the sum over them counts shared pages once.
+
+    What is shared is counted as the pages that the segments hold: reserved ones that nobody has touched yet are in no page table.
+    """
+    with suppress(OSError), open("/proc/self/smaps_rollup") as file:
+        kib = {line.split()[0]: int(line.split()[1]) for line in file if line.startswith("Pss")}
+        return 1024 * (kib["Pss:"] - kib.get("Pss_Shmem:", 0)) + _segments() // ranks  # every rank has them open
+    return 0
 
 
 def _segments() -> int:
