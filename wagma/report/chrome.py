@@ -214,19 +214,14 @@ class _Events:
             about = {"iteration": a.iteration, "fresh": a.fresh, "merged_version": a.merged_version}
             yield self._slice(a.rank, APPLICATION, name, a.arrival_ns, a.return_ns, **about)
         if a.fresh is False:
-            moment = self._time(a.arrival_ns, a.rank)
-            yield {
-                "ph": "i",
-                "s": "t",
-                "pid": a.rank + FIRST_PROCESS,
-                "tid": APPLICATION,
-                "ts": moment,
-                "name": "late",
-                "args": {"iteration": a.iteration},
-            }
+            yield {**self._moment("i", a.rank, a.arrival_ns, "late", iteration=a.iteration), "s": "t"}
         last = self._index.of_all(self._index.last[a.iteration], max) if sync else None
         if last is not None:
             yield from self._arrow("waited for", last, APPLICATION, a.rank, APPLICATION, a.arrival_ns, a.return_ns)
+
+    def _moment(self, phase: str, rank: int, at_ns: int, name: str, **arguments: object) -> Event:
+        place = {"pid": rank + FIRST_PROCESS, "tid": APPLICATION, "ts": self._time(at_ns, rank)}
+        return {"ph": phase, **place, "name": name, "args": arguments}
 
     def _execution(self, e: Execution) -> Iterator[Event]:
         sync = self._index.schedule.is_sync(e.version)
@@ -242,15 +237,7 @@ class _Events:
         if e.read_ns is not None:
             yield self._slice(e.rank, PROGRESS, "read by others", e.completed_ns, e.read_ns, version=e.version)
         if not sync and e.staleness is not None:
-            moment = self._time(e.started_ns, e.rank)
-            yield {
-                "ph": "C",
-                "pid": e.rank + FIRST_PROCESS,
-                "tid": APPLICATION,
-                "ts": moment,
-                "name": "staleness",
-                "args": {"staleness": e.staleness},
-            }
+            yield self._moment("C", e.rank, e.started_ns, "staleness", staleness=e.staleness)
         if not sync and (first := self._index.of_all(self._index.activators[e.version], min)) is not None:
             yield from self._arrow("activation", first, APPLICATION, e.rank, PROGRESS, e.started_ns, e.completed_ns)
 
