@@ -74,7 +74,7 @@ def _descendants(pid: int) -> list[int]:
 def _is_rank(pid: int) -> bool:
     with contextlib.suppress(OSError):
         words = (Path("/proc") / str(pid) / "cmdline").read_bytes().split(b"\0")
-        return b"mpi4py" in words and b"wagma.real.supervise" not in words and b"mpiexec" not in words[0]
+        return b"mpi4py" in words and b"wagma.real.launching.supervise" not in words and b"mpiexec" not in words[0]
     return False
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from wagma.algorithms import ALGORITHMS, specification
-from wagma.real.distribute import distribute
 from wagma.real.local import LocalCommunicator, run_local
-from wagma.real.recorder import assemble
+from wagma.real.seeing.recorder import assemble
+from wagma.real.wrapper.distribute import distribute
 from wagma.scenario import Scenario
 from wagma.trace import Trace
 from wagma.workloads import replicas

@@ -18,7 +18,7 @@ ALLOWED = {
     "wagma.text": set(),
     "wagma.files": set(),
     "wagma.progress": set(),
-    "wagma.logs": {"wagma.errors", "wagma.real.announced"},
+    "wagma.logs": {"wagma.errors", "wagma.real.launching.announced"},
     "wagma.seeing": {"wagma.core", "wagma.text", "wagma.trace"},
     "wagma.algorithms": {"wagma.core", "wagma.algorithms", "wagma.errors"},
     "wagma.draws": {"wagma.core"},

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from wagma.cli import main
-from wagma.real import launch
+from wagma.real.launching import launch
 from wagma.scenario import packaged
 
 SCENARIO = "resnet50_imagenet"
@@ -237,7 +237,7 @@ def pretend_missing(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
     def find_spec(name: str) -> ModuleSpec | None:
         return None if name in modules else real(name)
 
-    for place in ("wagma.real.launch", "wagma.workloads.registry", "wagma.commands.demo"):
+    for place in ("wagma.real.launching.launch", "wagma.workloads.registry", "wagma.commands.demo"):
         monkeypatch.setattr(f"{place}.find_spec", find_spec)
 
 

@@ -15,11 +15,11 @@ import pytest
 from wagma.cli import main
 from wagma.commands import bench_ranks
 from wagma.errors import InputError, WagmaError
-from wagma.real import launch
 from wagma.real.bench import job, kernels
 from wagma.real.bench.idle import latencies
 from wagma.real.bench.rounds import elapsed
-from wagma.real.channel import RANK_VARIABLES
+from wagma.real.launching import launch
+from wagma.real.launching.channel import RANK_VARIABLES
 from wagma.report.collective import plot_collective
 from wagma.studies import collective, idle, partial
 from wagma.studies.collective import Settings, Variant

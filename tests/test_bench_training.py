@@ -9,7 +9,7 @@ import pytest
 
 from wagma.cli import main
 from wagma.commands.bench_training import describe
-from wagma.real.channel import RANK_VARIABLES
+from wagma.real.launching.channel import RANK_VARIABLES
 from wagma.studies import training
 from wagma.studies.training import Settings
 

@@ -21,8 +21,8 @@ from safetensors.torch import load_file  # noqa: E402
 import wagma  # noqa: E402
 from tests.checkpointing import Turns, bits, model_of, run  # noqa: E402
 from wagma.errors import InputError, WagmaError  # noqa: E402
-from wagma.real import checkpoint_files as files  # noqa: E402
-from wagma.real.checkpoint_values import Encoder, decode  # noqa: E402
+from wagma.real.checkpoints import files  # noqa: E402
+from wagma.real.checkpoints.values import Encoder, decode  # noqa: E402
 from wagma.real.local import LocalCommunicator, run_local  # noqa: E402
 
 CASES: dict[str, dict[str, Any]] = {

@@ -19,7 +19,7 @@ pytest.importorskip("wagma._native")
 
 import wagma  # noqa: E402
 from wagma.errors import InputError  # noqa: E402
-from wagma.real import checkpoint_files as files  # noqa: E402
+from wagma.real.checkpoints import files  # noqa: E402
 from wagma.real.local import LocalCommunicator, run_local  # noqa: E402
 
 NAMES = ("manifest.json", "model.safetensors", *files.rank_files(0), *files.rank_files(1))

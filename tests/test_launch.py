@@ -19,8 +19,8 @@ from wagma.cli import main, parser
 from wagma.commands import train as train_command
 from wagma.commands.options import load_scenarios, trace_path
 from wagma.errors import WagmaError
-from wagma.real import launch
-from wagma.real.channel import PIPE_LIMIT, Receiver, Sender, is_read
+from wagma.real.launching import launch
+from wagma.real.launching.channel import PIPE_LIMIT, Receiver, Sender, is_read
 from wagma.scenario import load
 from wagma.trace import load_trace
 
@@ -58,13 +58,13 @@ def train(scenario, algorithm, comm, progress=None, **options):
     fail(comm)
 
 sys.modules["wagma.real.train"] = types.SimpleNamespace(train=train)
-sys.modules["wagma.real.saving"] = types.SimpleNamespace(Saving=lambda *_: None)  # the real ones import torch
+sys.modules["wagma.real.checkpoints.run"] = types.SimpleNamespace(Saving=lambda *_: None)  # the real ones import torch
 sys.exit(main(sys.argv[1:]))
 """
 
 LAUNCHER = """
 import sys
-from wagma.real.launch import run_ranks
+from wagma.real.launching.launch import run_ranks
 try:
     sys.exit(run_ranks(4, ["failing", "train", "digits", "-q"]))
 except KeyboardInterrupt:
@@ -366,6 +366,6 @@ def test_nobody_listens(tmp_path: Path) -> None:
 def test_a_rank_without_a_launcher_to_hear_it_goes_on(tmp_path: Path) -> None:
     """On another host the channel's path leads nowhere."""
     program = [sys.executable, "-c", "import time; time.sleep(1.5); print('through')"]
-    command = [sys.executable, "-m", "wagma.real.supervise", str(tmp_path / "nowhere"), *program]
+    command = [sys.executable, "-m", "wagma.real.launching.supervise", str(tmp_path / "nowhere"), *program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout) == (0, "through\n")

@@ -17,9 +17,9 @@ pytest.importorskip("wagma._native")
 
 import wagma  # noqa: E402  after the checks that they can be imported
 from wagma.errors import InputError, MissingDependencyError, PeerFailed  # noqa: E402
-from wagma.real import recorder  # noqa: E402
-from wagma.real.distribute import distribute  # noqa: E402
 from wagma.real.local import LocalCommunicator, run_local  # noqa: E402
+from wagma.real.seeing import recorder  # noqa: E402
+from wagma.real.wrapper.distribute import distribute  # noqa: E402
 from wagma.results import summarize  # noqa: E402
 from wagma.seeing import Summary, summary_of  # noqa: E402
 from wagma.trace import load_trace  # noqa: E402
@@ -120,7 +120,7 @@ def test_a_loop_that_asks_for_nothing_says_nothing(capsys: pytest.CaptureFixture
     """And nothing is read, recorded or gathered for it."""
     monkeypatch.setattr(recorder, "digest", None)
     monkeypatch.setattr(recorder, "Iteration", None)
-    monkeypatch.setattr("wagma.real.monitor.make_board", None)
+    monkeypatch.setattr("wagma.real.seeing.monitor.make_board", None)
     assert [wrapped.summary for wrapped in run_local(3, lambda comm: loop(comm, 8, nap_s=0.0))] == [None] * 3
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
@@ -247,7 +247,7 @@ def test_what_is_logged_has_to_be_numbers(told: dict[str, Any], complaint: str) 
 
 
 def test_the_log_tells_begin_stalls_and_end(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wagma.real.monitor.STALL_S", 0.1)
+    monkeypatch.setattr("wagma.real.seeing.monitor.STALL_S", 0.1)
 
     def program(comm: LocalCommunicator) -> None:
         model = torch.nn.Linear(5, 3)

@@ -10,8 +10,8 @@ import pytest
 from mpi_launch import mpiexec
 
 from wagma.real import library
+from wagma.real.launching.manager import BLOCK_LIMIT, Manager
 from wagma.real.library import Library
-from wagma.real.manager import BLOCK_LIMIT, Manager
 
 ROOT = Path(__file__).parent.parent
 #: The environments of `make setup` and `make setup-openmpi`: their folder, and what their libraries and extensions are called.

@@ -14,9 +14,9 @@ pytest.importorskip("wagma._native")
 
 from wagma.core.digest import digest  # noqa: E402  after the checks that they can be imported
 from wagma.errors import CollectiveTimeout, InputError, ModelMismatch  # noqa: E402
-from wagma.real.distribute import distribute  # noqa: E402
 from wagma.real.local import LocalCommunicator, run_local  # noqa: E402
-from wagma.real.recorder import assemble  # noqa: E402
+from wagma.real.seeing.recorder import assemble  # noqa: E402
+from wagma.real.wrapper.distribute import distribute  # noqa: E402
 from wagma.scenario import read  # noqa: E402
 from wagma.validate import validate  # noqa: E402
 from wagma.workloads.seeded import seeded  # noqa: E402

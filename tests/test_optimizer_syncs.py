@@ -27,7 +27,7 @@ from training import (  # noqa: E402  after the checks
 )
 
 from wagma.errors import CollectiveTimeout, InputError  # noqa: E402
-from wagma.real.mean import CHUNK, Meetings  # noqa: E402
+from wagma.real.wrapper.mean import CHUNK, Meetings  # noqa: E402
 
 SYNCING = ("wagma_sgd", "local_sgd", "eager_sgd", "allreduce_sgd")
 

@@ -23,8 +23,8 @@ pytest.importorskip("wagma._native")
 import wagma
 from wagma.cli import main
 from wagma.errors import InputError, MissingDependencyError
-from wagma.real import announced, ranks
-from wagma.real.announced import Announced, check_world
+from wagma.real.launching import announced, ranks
+from wagma.real.launching.announced import Announced, check_world
 
 MPICH = "MPICH Version:      5.0.2\nMPICH Release date: ..."
 OPEN_MPI = "Open MPI v5.0.11, package: ..., ident: 5.0.11\0"
@@ -179,7 +179,7 @@ def test_shards_that_cannot_be(make: Callable[[], Any], message: str) -> None:
 
 
 def test_ranks_share_the_cores_that_they_may_run_on() -> None:
-    from wagma.real.threads import describe, share
+    from wagma.real.launching.threads import describe, share
 
     def threads(*where: tuple[str, range]) -> list[int]:
         texts = [describe(host, sorted(cores)) for host, cores in where]
@@ -200,7 +200,7 @@ def test_ranks_share_the_cores_that_they_may_run_on() -> None:
 def test_torch_is_told_only_if_nobody_else_has(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from wagma.real import threads
+    from wagma.real.launching import threads
 
     own, told = {"now": 8}, []
     monkeypatch.setattr(torch, "get_num_threads", lambda: own["now"])
@@ -234,7 +234,7 @@ def test_torch_is_told_only_if_nobody_else_has(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_core_and_its_second_thread_count_once() -> None:
-    from wagma.real.threads import by_itself
+    from wagma.real.launching.threads import by_itself
 
     cores = sorted(os.sched_getaffinity(0))
     assert len(cores) in by_itself(cores)

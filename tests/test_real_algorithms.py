@@ -21,9 +21,9 @@ pytest.importorskip("sklearn")
 from real_ranks import Numbers, total, train_locally  # noqa: E402  after the checks that they can be imported
 
 from wagma.errors import CollectiveTimeout, InputError, PeerFailed  # noqa: E402
-from wagma.real import letters_mpi  # noqa: E402
-from wagma.real.distribute import distribute  # noqa: E402
+from wagma.real.gossip import letters_mpi  # noqa: E402
 from wagma.real.local import LocalCommunicator, run_local  # noqa: E402
+from wagma.real.wrapper.distribute import distribute  # noqa: E402
 from wagma.scenario import load  # noqa: E402
 from wagma.validate import validate  # noqa: E402
 
@@ -229,9 +229,9 @@ def test_the_watchdog_says_what_is_waited_for(capfd: pytest.CaptureFixture[str])
 
 def test_a_process_that_has_ended_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """By who waits for it, after a moment in which its last letters could come."""
-    monkeypatch.setattr("wagma.real.gossip_ends.LOOK_S", 0.1)
+    monkeypatch.setattr("wagma.real.gossip.ends.LOOK_S", 0.1)
     gone: list[int] = []
-    monkeypatch.setattr("wagma.real.letters.LocalPost.gone", lambda _: gone)
+    monkeypatch.setattr("wagma.real.gossip.letters.LocalPost.gone", lambda _: gone)
     said = threading.Event()
 
     def program(comm: LocalCommunicator) -> None:

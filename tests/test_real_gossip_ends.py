@@ -18,11 +18,11 @@ pytest.importorskip("wagma._native")
 from real_ranks import Numbers
 
 from wagma.errors import PeerFailed, WagmaError
-from wagma.real import gossip as gossip_module
-from wagma.real import letters_mpi
-from wagma.real.letters import Kind, Letter, LocalPost
+from wagma.real.gossip import exchange as gossip_module
+from wagma.real.gossip import letters_mpi
+from wagma.real.gossip.letters import Kind, Letter, LocalPost
 from wagma.real.local import LocalCommunicator, run_local
-from wagma.real.monitor import Monitor
+from wagma.real.seeing.monitor import Monitor
 from wagma.trace import load_trace
 from wagma.validate import validate
 
@@ -30,9 +30,9 @@ from wagma.validate import validate
 @pytest.mark.parametrize("end", ["step", "close"])
 def test_what_only_the_second_activity_has_heard_of_is_raised_by_the_first(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
     """It stops everything, so that nobody else could hear of it later; and its reason is what is said then, not that all has stopped."""
-    monkeypatch.setattr("wagma.real.gossip_ends.LOOK_S", 0.05)
+    monkeypatch.setattr("wagma.real.gossip.ends.LOOK_S", 0.05)
     gone: list[int] = []
-    monkeypatch.setattr("wagma.real.letters.LocalPost.gone", lambda _: gone)
+    monkeypatch.setattr("wagma.real.gossip.letters.LocalPost.gone", lambda _: gone)
     heard = threading.Event()
 
     def program(comm: LocalCommunicator) -> None:

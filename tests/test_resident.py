@@ -15,8 +15,8 @@ pytest.importorskip("wagma._native")
 
 from wagma import GroupAllreduce  # noqa: E402  after the checks that they can be imported
 from wagma.errors import InputError  # noqa: E402
-from wagma.real.distribute import distribute  # noqa: E402
 from wagma.real.local import LocalCommunicator, run_local  # noqa: E402
+from wagma.real.wrapper.distribute import distribute  # noqa: E402
 from wagma.workloads.seeded import seeded  # noqa: E402
 
 RANKS = 3

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from wagma.real.distribute import distribute
 from wagma.real.local import LocalCommunicator, run_local
+from wagma.real.wrapper.distribute import distribute
 from wagma.workloads.seeded import seeded
 
 

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from wagma.algorithms import register
     from wagma.api import simulate
     from wagma.frames import frame
-    from wagma.real.checkpoint import save_checkpoint
-    from wagma.real.checkpoint_files import find_checkpoint
-    from wagma.real.checkpoint_load import Checkpoint, load_checkpoint
+    from wagma.real.checkpoints.files import find_checkpoint
+    from wagma.real.checkpoints.load import Checkpoint, load_checkpoint
+    from wagma.real.checkpoints.save import save_checkpoint
     from wagma.real.collective import GroupAllreduce
-    from wagma.real.distribute import distribute
-    from wagma.real.optimizer import DistributedOptimizer
-    from wagma.real.ranks import device, local_rank, rank, world_size
-    from wagma.real.sampler import ShardSampler
+    from wagma.real.launching.ranks import device, local_rank, rank, world_size
+    from wagma.real.launching.sampler import ShardSampler
+    from wagma.real.wrapper.distribute import distribute
+    from wagma.real.wrapper.optimizer import DistributedOptimizer
     from wagma.results import Result
     from wagma.scenario import Scenario
     from wagma.scenario import load as load_scenario
@@ -47,27 +47,27 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Cluster": ("wagma.sim.cluster", "Cluster"),
-    "Checkpoint": ("wagma.real.checkpoint_load", "Checkpoint"),
-    "DistributedOptimizer": ("wagma.real.optimizer", "DistributedOptimizer"),
+    "Checkpoint": ("wagma.real.checkpoints.load", "Checkpoint"),
+    "DistributedOptimizer": ("wagma.real.wrapper.optimizer", "DistributedOptimizer"),
     "GroupAllreduce": ("wagma.real.collective", "GroupAllreduce"),
     "Result": ("wagma.results", "Result"),
     "Scenario": ("wagma.scenario", "Scenario"),
-    "ShardSampler": ("wagma.real.sampler", "ShardSampler"),
+    "ShardSampler": ("wagma.real.launching.sampler", "ShardSampler"),
     "Trace": ("wagma.trace", "Trace"),
-    "device": ("wagma.real.ranks", "device"),
-    "distribute": ("wagma.real.distribute", "distribute"),
-    "find_checkpoint": ("wagma.real.checkpoint_files", "find_checkpoint"),
+    "device": ("wagma.real.launching.ranks", "device"),
+    "distribute": ("wagma.real.wrapper.distribute", "distribute"),
+    "find_checkpoint": ("wagma.real.checkpoints.files", "find_checkpoint"),
     "frame": ("wagma.frames", "frame"),
-    "load_checkpoint": ("wagma.real.checkpoint_load", "load_checkpoint"),
+    "load_checkpoint": ("wagma.real.checkpoints.load", "load_checkpoint"),
     "load_scenario": ("wagma.scenario", "load"),
     "load_trace": ("wagma.trace", "load_trace"),
-    "local_rank": ("wagma.real.ranks", "local_rank"),
-    "rank": ("wagma.real.ranks", "rank"),
+    "local_rank": ("wagma.real.launching.ranks", "local_rank"),
+    "rank": ("wagma.real.launching.ranks", "rank"),
     "register": ("wagma.algorithms", "register"),
-    "save_checkpoint": ("wagma.real.checkpoint", "save_checkpoint"),
+    "save_checkpoint": ("wagma.real.checkpoints.save", "save_checkpoint"),
     "simulate": ("wagma.api", "simulate"),
     "sweep": ("wagma.studies.sweep", "sweep"),
-    "world_size": ("wagma.real.ranks", "world_size"),
+    "world_size": ("wagma.real.launching.ranks", "world_size"),
 }
 
 __all__ = [

@@ -46,7 +46,7 @@ class RankFilter(logging.Filter):
 
 
 def _announced() -> str:
-    from wagma.real.announced import announced  # light, but of no use to programs that log nothing
+    from wagma.real.launching.announced import announced  # light, but of no use to programs that log nothing
 
     found = announced()
     return "-" if found is None else str(found.rank)

@@ -1,6 +1,6 @@
 """Who was late, who computed slowest, who was waited for: sums over each rank's records, and what they say in words.
 
-The same sums are taken on a rank while it trains (`wagma.real.monitor`), and from a trace of either world (`summary_of`).
+The same sums are taken on a rank while it trains (`wagma.real.seeing.monitor`), and from a trace of either world (`summary_of`).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from pathlib import Path
 from mpi4py import MPI
 
 import wagma
-from wagma.real.saving import Saving
+from wagma.real.checkpoints.run import Saving
 from wagma.real.train import train
 
 comm, folder = MPI.COMM_WORLD, Path(sys.argv[1])

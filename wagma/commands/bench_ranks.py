@@ -13,7 +13,7 @@ from typing import Any
 from wagma.commands.options import add_output_options, check_writable, parse_ranks, prints_table, write_text
 from wagma.errors import InputError, MissingDependencyError
 from wagma.progress import Progress
-from wagma.real.launch import require, under_mpiexec
+from wagma.real.launching.launch import require, under_mpiexec
 from wagma.real.node import TRANSPORTS
 from wagma.report.collective import plot_collective
 from wagma.report.style import check_picture

@@ -10,7 +10,7 @@ from typing import Any
 from wagma.commands.bench_ranks import check, choices, listed
 from wagma.commands.options import add_output_options, parse_ranks, prints_table, write_text
 from wagma.progress import Progress
-from wagma.real.launch import require
+from wagma.real.launching.launch import require
 from wagma.studies import training
 from wagma.text import seconds, table
 

@@ -13,7 +13,7 @@ from wagma import workloads
 from wagma.commands.options import trace_path
 from wagma.errors import InputError, WagmaError
 from wagma.progress import Progress
-from wagma.real.launch import require, run_ranks, under_mpiexec
+from wagma.real.launching.launch import require, run_ranks, under_mpiexec
 from wagma.report.tables import SYNCHRONOUS
 from wagma.scenario import Scenario, require_changing_groups
 from wagma.trace import Trace, load_trace

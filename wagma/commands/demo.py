@@ -22,7 +22,7 @@ from wagma.commands import options as shared
 from wagma.commands.simulate import describe
 from wagma.errors import InputError, MissingDependencyError, WagmaError
 from wagma.progress import Progress
-from wagma.real.launch import output_of, require, run_ranks, under_mpiexec
+from wagma.real.launching.launch import output_of, require, run_ranks, under_mpiexec
 from wagma.report.paper import published
 from wagma.report.tables import results_table
 from wagma.report.timeline import draw

@@ -15,7 +15,7 @@ from typing import Any
 from wagma import __version__
 from wagma.commands.options import STDOUT, add_output_options, check_writable, write_text
 from wagma.progress import Progress
-from wagma.real.launch import find_mpiexec
+from wagma.real.launching.launch import find_mpiexec
 
 PACKAGES = ("numpy", "scipy", "simpy", "mpi4py", "torch", "scikit-learn", "matplotlib", "pandas", "pyarrow", "tensorboard")
 PROBE_LIMIT_S = 60.0

@@ -34,10 +34,10 @@ from wagma.commands.options import (
 from wagma.errors import CollectiveTimeout, InputError, MissingDependencyError, PeerFailed, WagmaError
 from wagma.progress import REDRAW_S, Progress
 from wagma.real.algorithms import has_syncs, require_models
-from wagma.real.announced import announced, check_world
-from wagma.real.channel import Sender, stack_file
-from wagma.real.checkpoint_files import find_checkpoint
-from wagma.real.launch import require, run_ranks, under_mpiexec
+from wagma.real.checkpoints.files import find_checkpoint
+from wagma.real.launching.announced import announced, check_world
+from wagma.real.launching.channel import Sender, stack_file
+from wagma.real.launching.launch import require, run_ranks, under_mpiexec
 from wagma.real.limited import LONGEST_TIMEOUT_S
 from wagma.real.node import TRANSPORTS
 from wagma.report.tables import results_table
@@ -213,7 +213,7 @@ def _train(
     runs: Runs, options: argparse.Namespace, comm: Any, progress: Callable[[int, int, str], None]
 ) -> list[tuple[Result, Summary]]:
     """The results, on rank 0."""
-    from wagma.real.saving import Saving
+    from wagma.real.checkpoints.run import Saving
     from wagma.real.train import train
 
     saving = Saving(options.checkpoint, options.checkpoint_every, options.resume)

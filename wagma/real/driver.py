@@ -42,10 +42,10 @@ from wagma.core.schedule import Schedule
 from wagma.core.settings import AlgorithmSettings
 from wagma.errors import WagmaError
 from wagma.real.algorithms import gossips_in_pairs
-from wagma.real.gossip import Gossip, Received
+from wagma.real.gossip.exchange import Gossip, Received
+from wagma.real.gossip.shared import Flat, SharedModel
 from wagma.real.kernel import Engine
-from wagma.real.recorder import Recorder
-from wagma.real.shared import Flat, SharedModel
+from wagma.real.seeing.recorder import Recorder
 
 if TYPE_CHECKING:
     from wagma import _native
@@ -54,7 +54,7 @@ Array = npt.NDArray[Any]
 
 
 class Resident(Protocol):
-    """Parameters in the engine's buffers (wagma.real.resident)."""
+    """Parameters in the engine's buffers (wagma.real.wrapper.resident)."""
 
     def attach(self) -> None:
         """Let the parameters look at the buffer that now holds the model."""
@@ -63,7 +63,7 @@ class Resident(Protocol):
 class RankDriver:
     """One rank's generator and what its effects act on; of algorithms that gossip, the thread of a second one, too.
 
-    Where pairs average models (`wagma.real.shared`) the parameters are a snapshot, and all effects work on the original.
+    Where pairs average models (`wagma.real.gossip.shared`) the parameters are a snapshot, and all effects work on the original.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ class _ExitState:
 
 
 class Served(Protocol):
-    """What answers for its rank until it is closed, at exit at the latest: an engine, or `wagma.real.gossip.Gossip`."""
+    """What answers for its rank until it is closed, at exit at the latest: an engine, or `wagma.real.gossip.exchange.Gossip`."""
 
     error: WagmaError | None
 
@@ -95,7 +95,7 @@ def _end_all() -> None:
     uncaught: BaseException | None = getattr(sys, "last_value", None) or _exit.by_exit
     orderly = is_orderly(uncaught)
     waiting = [served.begin_close for served in _open.values() if orderly and hasattr(served, "begin_close")]
-    for begin_close in waiting:  # before this rank waits anywhere else: see wagma.real.mean.EndingEngine
+    for begin_close in waiting:  # before this rank waits anywhere else: see wagma.real.wrapper.mean.EndingEngine
         begin_close()
     for served in list(_open.values()):
         if orderly and served.error is not None:

@@ -24,8 +24,8 @@ from wagma.core.schedule import Schedule
 from wagma.core.symbols import NULL
 from wagma.errors import MissingDependencyError, PeerFailed, WagmaError
 from wagma.real import library
-from wagma.real.announced import check_world
 from wagma.real.exits import forget, note_failure, serve_until_exit
+from wagma.real.launching.announced import check_world
 from wagma.real.limited import agree, check_watchdog, is_local
 from wagma.real.node import Transport, check_transport, share_memory
 

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from wagma.errors import CollectiveTimeout, InputError, PeerFailed
 from wagma.real.exits import FAREWELL_S
+from wagma.real.gossip.letters import LocalPost, Office
 from wagma.real.kernel import native
-from wagma.real.letters import LocalPost, Office
 
 T = TypeVar("T")
 

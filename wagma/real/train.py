@@ -9,13 +9,13 @@ from typing import Any
 
 from wagma.algorithms import specification
 from wagma.errors import InputError
-from wagma.real.distribute import distribute
+from wagma.real.checkpoints.run import Saving
 from wagma.real.evaluation import Snapshots, judge
 from wagma.real.limited import barrier, gather
 from wagma.real.node import Transport
-from wagma.real.optimizer import DistributedOptimizer
-from wagma.real.recorder import assemble
-from wagma.real.saving import Saving
+from wagma.real.seeing.recorder import assemble
+from wagma.real.wrapper.distribute import distribute
+from wagma.real.wrapper.optimizer import DistributedOptimizer
 from wagma.scenario import Scenario, require_changing_groups
 from wagma.timing.imbalance import Times
 from wagma.trace import Trace

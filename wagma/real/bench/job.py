@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from wagma.errors import InputError, WagmaError
-from wagma.real import launch
-from wagma.real.manager import Manager
+from wagma.real.launching import launch
+from wagma.real.launching.manager import Manager
 
 #: Runs on a Python that has mpi4py and numpy, but no wagma.
 ROUNDS = Path(__file__).with_name("rounds.py")

@@ -24,7 +24,7 @@ from wagma.errors import WagmaError
 from wagma.real.bench.collective import Gloo
 from wagma.real.bench.kernels import TIMEOUT_S, run_on_ranks
 from wagma.real.bench.rounds import Rounds, library
-from wagma.real.distribute import distribute
+from wagma.real.wrapper.distribute import distribute
 from wagma.workloads.flat import flat_views
 
 #: What a loop is called -> options of `distribute`; None: it is not distributed by wagma.

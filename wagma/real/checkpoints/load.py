@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from wagma.errors import InputError
-from wagma.real import checkpoint_files as files
 from wagma.real.algorithms import has_syncs
-from wagma.real.alike import start_alike
-from wagma.real.checkpoint_parts import (
+from wagma.real.checkpoints import files
+from wagma.real.checkpoints.parts import (
     OWN,
     State,
     agreed_of,
@@ -24,11 +23,12 @@ from wagma.real.checkpoint_parts import (
     tensors_of,
     together,
 )
-from wagma.real.checkpoint_values import Tensors, decode, restore_random_states
+from wagma.real.checkpoints.values import Tensors, decode, restore_random_states
 from wagma.real.limited import agree, barrier
+from wagma.real.wrapper.alike import start_alike
 
 if TYPE_CHECKING:
-    from wagma.real.optimizer import DistributedOptimizer
+    from wagma.real.wrapper.optimizer import DistributedOptimizer
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,12 @@ from wagma.core.effects import Exchange, PairAverage
 from wagma.core.groups import ceil_log
 from wagma.core.protocol import NONE
 from wagma.errors import WagmaError
-from wagma.real.gossip_ends import Correspondence, listed
+from wagma.real.gossip.ends import Correspondence, listed
+from wagma.real.gossip.letters import Kind, Letter, Post
+from wagma.real.gossip.letters_mpi import MpiPost
+from wagma.real.gossip.shared import SharedModel
 from wagma.real.kernel import report_on_signal
-from wagma.real.letters import Kind, Letter, Post
-from wagma.real.letters_mpi import MpiPost
 from wagma.real.limited import is_local
-from wagma.real.shared import SharedModel
 from wagma.trace import ExchangeRecord
 
 Array = npt.NDArray[Any]

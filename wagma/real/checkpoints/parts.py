@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from wagma.errors import InputError, WagmaError
-from wagma.real.checkpoint_values import Tensors
+from wagma.real.checkpoints.values import Tensors
 from wagma.real.limited import gather_text
 from wagma.workloads.flat import plain
 
 if TYPE_CHECKING:
-    from wagma.real.optimizer import DistributedOptimizer
+    from wagma.real.wrapper.optimizer import DistributedOptimizer
 
 State = Mapping[str, Any]
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wagma.real.letters import Kind, Letter
+from wagma.real.gossip.letters import Kind, Letter
 from wagma.real.limited import duplicate, gather_text
 from wagma.real.node import machine
 

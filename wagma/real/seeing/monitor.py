@@ -1,7 +1,7 @@
 """What a training run shows while it goes on and when it ends: progress line, TensorBoard, summary, trace, log.
 
-Each rank sums up its own records (`wagma.seeing.Facts`) about once a second and hangs the sums out (`wagma.real.board`); rank 0 reads them.
-Nobody waits for it: it all happens between two iterations, on the thread that trains.
+Each rank sums up its own records (`wagma.seeing.Facts`) about once a second and hangs the sums out (`wagma.real.seeing.board`);
+rank 0 reads them. Nobody waits for it: it all happens between two iterations, on the thread that trains.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from wagma.errors import InputError
 from wagma.files import why_not_writable
 from wagma.logs import RankLogger
 from wagma.progress import Line
-from wagma.real.board import make_board
 from wagma.real.kernel import Engine
 from wagma.real.limited import LONGEST_TIMEOUT_S
-from wagma.real.own_trace import write_trace
-from wagma.real.recorder import Recorder
+from wagma.real.seeing.board import make_board
+from wagma.real.seeing.own_trace import write_trace
+from wagma.real.seeing.recorder import Recorder
 from wagma.seeing import COLUMNS, Facts, Figures, Summary, line
 from wagma.text import seconds
 
 if TYPE_CHECKING:
-    from wagma.real.tensorboard import Board as TensorBoard
+    from wagma.real.seeing.tensorboard import Board as TensorBoard
 
 Record = bool | Literal["times"]
 
@@ -73,7 +73,7 @@ class Seeing:
         if self.trace is not None and (reason := why_not_writable(self.trace)) is not None:
             raise InputError(f"trace = {str(self.trace)!r}: cannot be written: {reason}")
         if self.tensorboard is not None:
-            from wagma.real.tensorboard import check_tensorboard
+            from wagma.real.seeing.tensorboard import check_tensorboard
 
             check_tensorboard(self.tensorboard)
 
@@ -147,7 +147,7 @@ class Monitor:
         self._board = make_board(comm, len(COLUMNS), timeout_s) if seeing.shows or seeing.trace is not None else None
         self._tensorboard: TensorBoard | None = None
         if seeing.tensorboard is not None and comm.rank == 0:
-            from wagma.real.tensorboard import Board as TensorBoard
+            from wagma.real.seeing.tensorboard import Board as TensorBoard
 
             self._tensorboard = TensorBoard(seeing.tensorboard)
         self._line = Line(seeing.report_every) if seeing.progress is True and comm.rank == 0 else None

@@ -8,7 +8,7 @@ from typing import Any
 
 from wagma.algorithms import Specification
 from wagma.core.schedule import NEVER, Schedule
-from wagma.real.recorder import Notes, assemble
+from wagma.real.seeing.recorder import Notes, assemble
 from wagma.scenario import DTYPES, read
 
 #: The scenario's name, since a loop of one's own has none.

@@ -1,7 +1,8 @@
 """Runs one rank as a child process and reports how it ended, before MPI's process manager can learn of it.
 
-`python -m wagma.real.supervise CHANNEL COMMAND...`. A rank that is killed cannot say so itself, and a process manager kills all the others
-at once: whoever looks from outside does not see who was first. This process speaks first, and ends as its child did.
+`python -m wagma.real.launching.supervise CHANNEL COMMAND...`. A rank that is killed cannot say so itself, and a process
+manager kills all the others at once: whoever looks from outside does not see who was first. This process
+speaks first, and ends as its child did.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 
-from wagma.real.channel import RANK_VARIABLES, Sender, is_read
+from wagma.real.launching.channel import RANK_VARIABLES, Sender, is_read
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CHECK_S = 1.0

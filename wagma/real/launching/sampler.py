@@ -9,7 +9,7 @@ import torch
 
 from wagma.draws import bits
 from wagma.errors import InputError
-from wagma.real import ranks
+from wagma.real.launching import ranks
 
 
 class ShardSampler(torch.utils.data.Sampler[int]):

@@ -7,10 +7,10 @@ Nothing else in the loop changes: zero_grad, backward, step.
 
 Options of `distribute`. Trained parameters travel as one flat buffer (`wagma.workloads.flat.FlatView` says of which dtype) and stay where
 they are; resident=True moves their data into the library's buffers, to another of them in each step, so that publishing and averaging copy
-nothing (`wagma.real.resident`). transport: "shm", "mpi", or "auto", shared memory if all ranks are on one machine; without a collective
-ranks write to each other over MPI, whatever it is. timeout_s limits every wait; after watchdog_s without anything that moves each rank says
-what stands (0: never; SIGUSR1: at any time). settings: what only this algorithm has, such as {"out_neighbours": 2} of sgp
-(docs/algorithms.md); seed: of partners and initiators; merge_once: merge no sum twice.
+nothing (`wagma.real.wrapper.resident`). transport: "shm", "mpi", or "auto", shared memory if all ranks are on one machine;
+without a collective ranks write to each other over MPI, whatever it is. timeout_s limits every wait; after watchdog_s
+without anything that moves each rank says what stands (0: never; SIGUSR1: at any time). settings: what only this algorithm has,
+such as {"out_neighbours": 2} of sgp (docs/algorithms.md); seed: of partners and initiators; merge_once: merge no sum twice.
 
 At syncs (allreduce_sgd: in every sync_period-th iteration), optimizer_state is "local", kept as it is, "average" or "reset"; buffers
 (BatchNorm statistics) are "local", "average" or "broadcast", of the first rank that has not closed. None: the default ("local",
@@ -37,16 +37,16 @@ import torch
 from wagma.algorithms import specification
 from wagma.errors import InputError
 from wagma.real.algorithms import gossips, require_models
-from wagma.real.alike import agree_on_model, check_whole, start_alike
-from wagma.real.build import Options, Plan, build
-from wagma.real.extras import BufferPolicy, StatePolicy, policies
 from wagma.real.kernel import require, require_letters, world
+from wagma.real.launching.threads import share_cores
 from wagma.real.limited import agree
-from wagma.real.monitor import Record, Seeing
 from wagma.real.node import Transport
-from wagma.real.optimizer import DistributedOptimizer
-from wagma.real.resident import check_resident
-from wagma.real.threads import share_cores
+from wagma.real.seeing.monitor import Record, Seeing
+from wagma.real.wrapper.alike import agree_on_model, check_whole, start_alike
+from wagma.real.wrapper.build import Options, Plan, build
+from wagma.real.wrapper.extras import BufferPolicy, StatePolicy, policies
+from wagma.real.wrapper.optimizer import DistributedOptimizer
+from wagma.real.wrapper.resident import check_resident
 from wagma.scenario import read_settings, resolve_group_size, resolve_initiators, resolve_sync_period
 from wagma.workloads.flat import flat_views
 
@@ -108,7 +108,8 @@ def distribute(
     """Wrap `optimizer` so that its steps train `model` together with the other ranks of `comm` (default: COMM_WORLD).
 
     All ranks call it, with models of the same shape, and start from rank 0's parameters and buffers. group_size: "sqrt" or 1..P;
-    sync_period: "never" or 1 and more. What the other options mean is said at the top of `wagma.real.distribute` and in docs/training.md.
+    sync_period: "never" or 1 and more. What the other options mean is said at the top of `wagma.real.wrapper.distribute` and in
+    docs/training.md.
 
     Raises InputError for bad settings, ModelMismatch for models that differ, on every rank and naming the one at fault;
     MissingDependencyError without mpi4py, MPI or the native kernel; CollectiveTimeout if a rank does not come.

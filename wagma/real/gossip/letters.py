@@ -1,6 +1,6 @@
 """What ranks send each other without a collective: letters, and the post that carries them; this one between threads of a process.
 
-The other one, over MPI, is `wagma.real.letters_mpi`. Both keep the order of the letters from one rank to another, never wait for a
+The other one, over MPI, is `wagma.real.gossip.letters_mpi`. Both keep the order of the letters from one rank to another, never wait for a
 receiver, and deliver to one thread of each rank.
 """
 

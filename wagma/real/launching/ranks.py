@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from wagma.errors import MissingDependencyError
-from wagma.real.announced import announced
 from wagma.real.kernel import world
+from wagma.real.launching.announced import announced
 from wagma.real.limited import gather_text
 from wagma.real.node import machine
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wagma.errors import InputError
-from wagma.real.checkpoint import save_checkpoint
-from wagma.real.checkpoint_load import load_checkpoint
+from wagma.real.checkpoints.load import load_checkpoint
+from wagma.real.checkpoints.save import save_checkpoint
 from wagma.scenario import Scenario, as_table
 
 if TYPE_CHECKING:
-    from wagma.real.optimizer import DistributedOptimizer
+    from wagma.real.wrapper.optimizer import DistributedOptimizer
 
 #: A run may be made longer, and goes by another name; everything else of a scenario decides what its iterations do.
 _FREE = ("iterations", "name", "description", "ranks")

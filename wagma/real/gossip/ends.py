@@ -1,4 +1,4 @@
-"""How ranks that gossip wait, fail and end; what they exchange is in `wagma.real.gossip`.
+"""How ranks that gossip wait, fail and end; what they exchange is in `wagma.real.gossip.exchange`.
 
 Ranks may end after different numbers of iterations. One that has closed goes on exchanging as long as others do, in further iterations
 without an update, so that every exchange has both of its sides: none hangs, and no part of any model is lost. Pairs need no iterations:
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from wagma.core.protocol import NONE
 from wagma.errors import CollectiveTimeout, PeerFailed, WagmaError
 from wagma.real.exits import forget, note_failure, serve_until_exit
-from wagma.real.letters import Kind, Letter, Post, failure, message_of
+from wagma.real.gossip.letters import Kind, Letter, Post, failure, message_of
 
 OVER = 1 << 62  # beyond every iteration, and every limit
 LOOK_S = 1.0  # so often a rank that waits looks for ended processes, and the receiving thread whether anybody needs it

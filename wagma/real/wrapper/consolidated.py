@@ -9,8 +9,8 @@ import torch
 
 from wagma.core.schedule import NEVER
 from wagma.errors import CollectiveTimeout, InputError
-from wagma.real.extras import float_buffers
-from wagma.real.mean import Meetings
+from wagma.real.wrapper.extras import float_buffers
+from wagma.real.wrapper.mean import Meetings
 
 _NOT_FINITE = float("nan")
 

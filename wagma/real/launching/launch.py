@@ -23,8 +23,8 @@ from typing import Any, NoReturn
 
 from wagma.errors import MissingDependencyError, WagmaError
 from wagma.real import library
-from wagma.real.channel import RANK_VARIABLES, Receiver, stack_file
-from wagma.real.manager import Manager
+from wagma.real.launching.channel import RANK_VARIABLES, Receiver, stack_file
+from wagma.real.launching.manager import Manager
 from wagma.real.node import Transport
 
 START_LIMIT_S = 120.0  # until every rank has begun
@@ -108,7 +108,7 @@ def run_ranks(ranks: int, arguments: Sequence[str], progress: Progress | None = 
         receiver = Receiver(Path(folder))
         try:
             rank = [sys.executable, "-m", "mpi4py", "-m", *arguments, "--launched", str(receiver.path)]
-            supervisor = [sys.executable, "-m", "wagma.real.supervise", str(receiver.path)]
+            supervisor = [sys.executable, "-m", "wagma.real.launching.supervise", str(receiver.path)]
             job = Job([str(mpiexec), "-n", str(ranks), *supervisor, *rank], ranks, receiver, progress)
             with terminated_like_interrupted():
                 job.run()

@@ -16,7 +16,7 @@ import torch
 from wagma.algorithms import Collectives, Specification
 from wagma.core.schedule import NEVER
 from wagma.errors import InputError
-from wagma.real.mean import Meetings
+from wagma.real.wrapper.mean import Meetings
 
 StatePolicy = Literal["local", "average", "reset"]
 BufferPolicy = Literal["local", "average", "broadcast"]

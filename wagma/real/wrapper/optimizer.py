@@ -1,4 +1,4 @@
-"""The optimizer whose step also joins the algorithm's collectives; `wagma.real.distribute` makes it."""
+"""The optimizer whose step also joins the algorithm's collectives; `wagma.real.wrapper.distribute` makes it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from wagma.errors import InputError, PeerFailed
 from wagma.real.algorithms import has_syncs
 from wagma.real.driver import RankDriver
 from wagma.real.exits import is_orderly
-from wagma.real.extras import Extras
-from wagma.real.gossip import Gossip
-from wagma.real.intact import Intact
+from wagma.real.gossip.exchange import Gossip
 from wagma.real.kernel import Engine
-from wagma.real.loss_scale import found_overflow, unscale
-from wagma.real.mean import Meetings
-from wagma.real.monitor import Monitor
-from wagma.real.recorder import Notes, Recorder
-from wagma.real.resident import ResidentModel
+from wagma.real.seeing.monitor import Monitor
+from wagma.real.seeing.recorder import Notes, Recorder
+from wagma.real.wrapper.extras import Extras
+from wagma.real.wrapper.intact import Intact
+from wagma.real.wrapper.loss_scale import found_overflow, unscale
+from wagma.real.wrapper.mean import Meetings
+from wagma.real.wrapper.resident import ResidentModel
 from wagma.seeing import Summary
 
 if TYPE_CHECKING:
-    from wagma.real.checkpoint_parts import Agreed
+    from wagma.real.checkpoints.parts import Agreed
 
 
 @dataclass(slots=True)
@@ -274,7 +274,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         return self._parts.monitor.summary
 
     def notes(self) -> Notes:
-        """What this rank recorded, after `close`; for `wagma.real.recorder.assemble`."""
+        """What this rank recorded, after `close`; for `wagma.real.seeing.recorder.assemble`."""
         return self.recorder.notes(None if self._parts.engine is None else self._parts.engine.take_records())
 
     def __enter__(self) -> Self:

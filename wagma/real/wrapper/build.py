@@ -1,4 +1,4 @@
-"""Puts together one rank's side of an algorithm, once `wagma.real.distribute` has checked what it was asked for."""
+"""Puts together one rank's side of an algorithm, once `wagma.real.wrapper.distribute` has checked what it was asked for."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from wagma.core.schedule import NEVER, Schedule
 from wagma.core.settings import AlgorithmSettings
 from wagma.errors import InputError
 from wagma.real.algorithms import gossips, has_collectives
-from wagma.real.checkpoint_parts import Agreed
-from wagma.real.consolidated import consolidated, last_sync_of
+from wagma.real.checkpoints.parts import Agreed
 from wagma.real.driver import RankDriver
 from wagma.real.exits import is_orderly
-from wagma.real.extras import SYNCING, Extras, Policies, float_buffers
-from wagma.real.gossip import gossip_of
-from wagma.real.intact import Intact
+from wagma.real.gossip.exchange import gossip_of
 from wagma.real.kernel import Engine
-from wagma.real.mean import Meetings
-from wagma.real.monitor import Monitor, Seeing
 from wagma.real.node import Transport
-from wagma.real.optimizer import Parts
-from wagma.real.resident import resident_model
+from wagma.real.seeing.monitor import Monitor, Seeing
+from wagma.real.wrapper.consolidated import consolidated, last_sync_of
+from wagma.real.wrapper.extras import SYNCING, Extras, Policies, float_buffers
+from wagma.real.wrapper.intact import Intact
+from wagma.real.wrapper.mean import Meetings
+from wagma.real.wrapper.optimizer import Parts
+from wagma.real.wrapper.resident import resident_model
 from wagma.workloads.flat import FlatView
 
 

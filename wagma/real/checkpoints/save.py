@@ -23,9 +23,9 @@ import torch
 from wagma.algorithms import ALGORITHMS
 from wagma.core.digest import digest
 from wagma.errors import InputError, WagmaError
-from wagma.real import checkpoint_files as files
 from wagma.real.algorithms import has_syncs
-from wagma.real.checkpoint_parts import (
+from wagma.real.checkpoints import files
+from wagma.real.checkpoints.parts import (
     State,
     agreed_of,
     buffers_of,
@@ -36,11 +36,11 @@ from wagma.real.checkpoint_parts import (
     tensors_of,
     together,
 )
-from wagma.real.checkpoint_values import Encoder, Tensors, random_states, storable
+from wagma.real.checkpoints.values import Encoder, Tensors, random_states, storable
 from wagma.real.limited import agree
 
 if TYPE_CHECKING:
-    from wagma.real.optimizer import DistributedOptimizer
+    from wagma.real.wrapper.optimizer import DistributedOptimizer
 
 
 def save_checkpoint(
@@ -55,7 +55,7 @@ def save_checkpoint(
 
     Collective: every rank calls it after the same iteration, one that ended with a sync. state: objects with state_dict() and
     load_state_dict() by name (learning-rate schedulers, samplers, a GradScaler), each rank's own. extra: each rank's own values, of
-    types that `wagma.real.checkpoint_values` names. keep: how many checkpoints of this run stay, None for all; older ones go when
+    types that `wagma.real.checkpoints.values` names. keep: how many checkpoints of this run stay, None for all; older ones go when
     the new one is complete.
 
     Raises InputError between syncs, naming the next one, and for what cannot be stored, naming the key; WagmaError if a file
