@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +27,34 @@ from wagma.real.local import LocalCommunicator, run_local
 from wagma.real.seeing.monitor import Monitor
 from wagma.trace import load_trace
 from wagma.validate import validate
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize(
+    ("algorithm", "settings"), [("ad_psgd", {}), ("ad_psgd", {"await_averaging": True}), ("swarm_sgd", {})]
+)
+def test_a_dropped_optimizer_of_pairs_leaves_no_thread(
+    monkeypatch: pytest.MonkeyPatch, algorithm: str, settings: dict[str, Any], steps: int
+) -> None:
+    """Its second activity waits for the next iteration, which never comes: it must not be what keeps the optimizer."""
+    monkeypatch.setattr("wagma.real.gossip.ends.LOOK_S", 0.05)
+    dropped: list[weakref.ref[Any]] = []
+
+    def program(comm: LocalCommunicator) -> None:
+        numbers = Numbers(comm, algorithm, settings=settings)
+        for t in range(steps):
+            numbers.step(t)
+        comm.allgather(None)  # nobody goes while somebody still asks
+        parts = numbers.optimizer._parts
+        dropped.extend(weakref.ref(one) for one in (parts.gossip, parts.driver))
+
+    before = set(threading.enumerate())
+    run_local(2, program)
+    deadline = time.monotonic() + 20
+    while (left := set(threading.enumerate()) - before) or any(one() is not None for one in dropped):
+        assert time.monotonic() < deadline, left
+        gc.collect()
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("end", ["step", "close"])

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("wagma._native")
 pytest.importorskip("sklearn")
 
-from real_ranks import Numbers, registered  # noqa: E402  after the checks that they can be imported
+from real_ranks import Numbers, registered, total  # noqa: E402  after the checks that they can be imported
 
 from wagma.algorithms import Collectives, register  # noqa: E402
 from wagma.core.effects import (  # noqa: E402
@@ -195,3 +195,47 @@ def test_pairs_beside_a_collective() -> None:
 
     models = run_own(own, Collectives.PERIODIC, companion=second)
     assert len(models) == 3
+
+
+@pytest.mark.parametrize("with_pairs", [False, True])
+@pytest.mark.parametrize("kind", [Collectives.PERIODIC, Collectives.GROUPED])
+def test_collectives_and_letters_end_together(kind: Collectives, with_pairs: bool) -> None:
+    """Whoever ends first goes on with both: one that served the collectives alone would be missed in exchanges, and the other way round."""
+    counts = (2, 7, 4)
+
+    def own(rank: Any) -> Any:
+        others = ring(rank.schedule.world_size, rank.rank)
+        for t in rank.iterations:
+            yield ComputeGradient(t)
+            yield ApplyUpdate(t)
+            if rank.schedule.is_sync(t):
+                yield Allreduce(t, Value.MODEL)
+            elif kind is Collectives.GROUPED:
+                outcome = yield GroupAllreduce(t, Value.MODEL)
+                yield Average(t, 1 - outcome.fresh, outcome.group_length + 1 - outcome.fresh)
+            if t % 2 == 0:
+                outcome = yield Exchange(t, Value.MODEL, others, others)
+                yield Average(t, 1, 1 + outcome.mass)
+            yield Barrier(t)
+
+    def second(rank: Any) -> Any:
+        for t in rank.iterations:
+            yield AwaitIteration(t)
+            if with_pairs:
+                yield PairAverage(t, (rank.rank + 1) % rank.schedule.world_size)
+
+    with registered("own"):
+        register("own", kind, companion=second)(own)
+
+        def program(comm: LocalCommunicator) -> float:
+            numbers = Numbers(comm, "own", group_size=comm.size, sync_period=3, timeout_s=5.0)
+            with numbers.optimizer:
+                for t in range(counts[comm.rank]):
+                    numbers.step(t)
+            return numbers.value
+
+        models = run_local(3, program)
+    if (
+        kind is Collectives.PERIODIC and not with_pairs
+    ):  # else what pairs did during a sync, and late ranks, move the mean of all models
+        assert sum(models) == pytest.approx(total(counts))

@@ -13,6 +13,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for what tests on threads 
 
 from real_ranks import Numbers, total
 
+from wagma.algorithms import Collectives, register
+from wagma.core.effects import Allreduce, ApplyUpdate, Average, ComputeGradient, Exchange, Value
+from wagma.core.graphs import ring
 from wagma.errors import CollectiveTimeout, PeerFailed
 
 KEPT = []
@@ -85,12 +88,25 @@ def main() -> None:
         error(COMM, algorithm)
     limit(COMM)
     COMM.Barrier()
-    numbers = Numbers(COMM, "swarm_sgd")
+    numbers = Numbers(COMM, "both", sync_period=4)
     KEPT.append(numbers)  # and never closed
     for t in range(2 + 3 * RANK):
         numbers.step(t)
     assert np.isfinite(numbers.value)
     say("done")
+
+
+@register("both", Collectives.PERIODIC, companion=lambda rank: iter(()))
+def both(rank):
+    """Collectives and exchanges: a rank that has ended has to go on with both, also where the exit handler closes it."""
+    others = ring(rank.schedule.world_size, rank.rank)
+    for t in rank.iterations:
+        yield ComputeGradient(t)
+        yield ApplyUpdate(t)
+        if rank.schedule.is_sync(t):
+            yield Allreduce(t, Value.MODEL)
+        yield Exchange(t, Value.MODEL, others, others)
+        yield Average(t, 1, 1 + len(others))
 
 
 main()

@@ -30,7 +30,7 @@ def communication(rank: RankView) -> Algorithm:
             yield PairAverage(t, partner)
 
 
-@register("ad_psgd", Collectives.PAIRS, keys=("all_ask", "await_averaging"), companion=communication)
+@register("ad_psgd", Collectives.PAIRS, keys=("all_ask", "await_averaging"), companion=communication, plain_alone=True)
 def ad_psgd(rank: RankView) -> Algorithm:
     """Compute gradients and apply them to whatever the averaging has made of the model meanwhile; wait for nobody.
 

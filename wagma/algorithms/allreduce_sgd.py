@@ -6,7 +6,7 @@ from wagma.algorithms.registry import Collectives, register
 from wagma.core.effects import Algorithm, Allreduce, ApplyUpdate, ComputeGradient, RankView, Value
 
 
-@register("allreduce_sgd", Collectives.EVERY, Value.GRADIENT)
+@register("allreduce_sgd", Collectives.EVERY, Value.GRADIENT, plain_alone=True)
 def allreduce_sgd(rank: RankView) -> Algorithm:
     """Average the gradients of all ranks in every iteration, then update; models stay bit-identical."""
     for t in rank.iterations:

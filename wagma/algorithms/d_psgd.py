@@ -7,7 +7,7 @@ from wagma.core.effects import Algorithm, ApplyUpdate, Average, Barrier, Compute
 from wagma.core.graphs import ring
 
 
-@register("d_psgd", Collectives.NEIGHBOURS, keys=("global_clock",))
+@register("d_psgd", Collectives.NEIGHBOURS, keys=("global_clock",), plain_alone=True)
 def d_psgd(rank: RankView) -> Algorithm:
     """Average with both neighbours, equally, then apply the gradient of the model before: x = W x - eta g(x)."""
     neighbours = ring(rank.schedule.world_size, rank.rank)

@@ -16,7 +16,7 @@ from wagma.core.effects import (
 )
 
 
-@register("eager_sgd", Collectives.WHOLE, Value.GRADIENT, keys=("initiators",))
+@register("eager_sgd", Collectives.WHOLE, Value.GRADIENT, keys=("initiators",), plain_alone=True)
 def eager_sgd(rank: RankView) -> Algorithm:
     """Average the gradients that are there when an initiator arrives; a late one is added to the next. Average models at times."""
     for t in rank.iterations:

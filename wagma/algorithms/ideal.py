@@ -6,7 +6,7 @@ from wagma.algorithms.registry import Collectives, register
 from wagma.core.effects import Algorithm, ApplyUpdate, ComputeGradient, RankView
 
 
-@register("ideal", Collectives.NONE, delayed=False)
+@register("ideal", Collectives.NONE, delayed=False, plain_alone=True)
 def ideal(rank: RankView) -> Algorithm:
     """Each rank trains by itself; a throughput to compare with, not a way to train one model."""
     for t in rank.iterations:

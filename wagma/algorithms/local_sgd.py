@@ -6,7 +6,7 @@ from wagma.algorithms.registry import Collectives, register
 from wagma.core.effects import Algorithm, Allreduce, ApplyUpdate, ComputeGradient, RankView, Value
 
 
-@register("local_sgd", Collectives.PERIODIC)
+@register("local_sgd", Collectives.PERIODIC, plain_alone=True)
 def local_sgd(rank: RankView) -> Algorithm:
     """Update locally; average the models of all ranks in every sync_period-th iteration."""
     for t in rank.iterations:

@@ -29,7 +29,7 @@ class Specification:
 
     keys: the settings beyond the shared ones that it reads (`wagma.core.settings`). companion: a second activity of each rank, beside
     the first (AD-PSGD's communication). by_merge_rule: its group averages are those of `wagma.core.averaging.merge_rule`, so that a
-    transport may write a fresh rank's mean at once.
+    transport may write a fresh rank's mean at once. plain_alone: one rank of it does what its optimizer alone does.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Specification:
     keys: tuple[str, ...] = ()
     companion: Callable[[RankView], Algorithm] | None = None
     by_merge_rule: bool = False
+    plain_alone: bool = False
 
     def schedule(
         self, world_size: int, group_size: int, sync_period: int, initiators: int = EVERYBODY, seed: int = 0
@@ -85,13 +86,14 @@ def register(
     keys: tuple[str, ...] = (),
     companion: Callable[[RankView], Algorithm] | None = None,
     by_merge_rule: bool = False,
+    plain_alone: bool = False,
 ) -> Callable[[Callable[[RankView], Algorithm]], Callable[[RankView], Algorithm]]:
     """Decorator: make a generator function available by `name` in both worlds. Raises InputError if the name is taken."""
 
     def add(run: Callable[[RankView], Algorithm]) -> Callable[[RankView], Algorithm]:
         if name in ALGORITHMS:
             raise InputError(f"algorithm {name!r} is registered already")
-        ALGORITHMS[name] = Specification(name, run, collectives, value, delayed, keys, companion, by_merge_rule)
+        ALGORITHMS[name] = Specification(name, run, collectives, value, delayed, keys, companion, by_merge_rule, plain_alone)
         return run
 
     return add

@@ -40,7 +40,7 @@ def exponential(rank: RankView) -> Digraph:
     return neighbours
 
 
-@register("sgp", Collectives.NEIGHBOURS, keys=("out_neighbours", "global_clock"))
+@register("sgp", Collectives.NEIGHBOURS, keys=("out_neighbours", "global_clock"), plain_alone=True)
 def sgp(rank: RankView, graph: Callable[[RankView], Digraph] = exponential) -> Algorithm:
     """Update, then push shares of model and weight along the graph: x = P (x - eta g(z)), w = P w, z = x / w.
 

@@ -7,7 +7,7 @@ from wagma.core.effects import Algorithm, ApplyUpdate, ComputeGradient, PairAver
 from wagma.core.graphs import any_partner
 
 
-@register("swarm_sgd", Collectives.PAIRS, keys=("local_steps",))
+@register("swarm_sgd", Collectives.PAIRS, keys=("local_steps",), plain_alone=True)
 def swarm_sgd(rank: RankView) -> Algorithm:
     """After local_steps updates average with a random rank, wherever that one is; the rank that asks waits, the other one does not."""
     for t in rank.iterations:

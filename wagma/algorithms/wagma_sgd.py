@@ -7,7 +7,7 @@ from wagma.core.averaging import merge_rule
 from wagma.core.effects import Algorithm, Allreduce, ApplyUpdate, Average, ComputeGradient, GroupAllreduce, RankView, Value
 
 
-@register("wagma_sgd", Collectives.GROUPED, by_merge_rule=True)
+@register("wagma_sgd", Collectives.GROUPED, by_merge_rule=True, plain_alone=True)
 def wagma_sgd(rank: RankView) -> Algorithm:
     """Average models in changing groups without waiting for late members, and over all ranks every sync_period iterations."""
     for t in rank.iterations:

@@ -7,7 +7,6 @@ gradient is the user's own loop: `advance` runs from one ComputeGradient to the 
 from __future__ import annotations
 
 import itertools
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,12 +19,10 @@ import numpy.typing as npt
 from wagma.algorithms import Specification
 from wagma.core.averaging import merge, weighted
 from wagma.core.effects import (
-    Algorithm,
     Allreduce,
     ApplyUpdate,
     Average,
     AwaitAveraging,
-    AwaitIteration,
     Barrier,
     ComputeGradient,
     Exchange,
@@ -43,6 +40,7 @@ from wagma.core.settings import AlgorithmSettings
 from wagma.errors import WagmaError
 from wagma.real.algorithms import gossips_in_pairs
 from wagma.real.gossip.exchange import Gossip, Received
+from wagma.real.gossip.second import View, start_second
 from wagma.real.gossip.shared import Flat, SharedModel
 from wagma.real.kernel import Engine
 from wagma.real.seeing.recorder import Recorder
@@ -58,6 +56,9 @@ class Resident(Protocol):
 
     def attach(self) -> None:
         """Let the parameters look at the buffer that now holds the model."""
+
+    def collect(self) -> None:
+        """Bring back the values of parameters that the program has let look elsewhere."""
 
 
 class RankDriver:
@@ -129,17 +130,16 @@ class RankDriver:
         self._begun = True
         self._gossip.begin(self.iteration)
         if (second := self._specification.companion) is not None:
-            self._gossip.has_averaged(NONE)
-            name = f"wagma-second-{self.rank}"
-            self._gossip.second = threading.Thread(target=self._run_second, args=(second, self._gossip), name=name, daemon=True)
-            self._gossip.second.start()
+            start_second(self._gossip, second(View(self.rank, self.schedule, self.settings)))
 
     def begin_at(self, iteration: int, published: Array | None) -> Array:
         """Of a run that is resumed, before the first `advance`: its first iteration. Returns the model it goes on from.
 
         published: what `published` gave where the run was stopped; None: that is what the parameters hold.
         """
-        initial = self._flats[Value.MODEL].read() if published is None else published
+        own = self._flats[Value.MODEL]
+        # Of another size: saved when this rank's model went through the collectives, in whose place there is a stand-in now.
+        initial = own.read() if published is None or published.size != own.size else published
         self._buffer[...] = initial
         self._taken = Value.MODEL
         self.schedule = replace(self.schedule, begin=iteration)
@@ -217,23 +217,6 @@ class RankDriver:
                 case _:
                     raise WagmaError(f"rank {self.rank}: {effect!r} is no effect that a real rank knows")
 
-    def _run_second(self, second: Callable[[RankDriver], Algorithm], gossip: Gossip) -> None:
-        """The thread of the second activity: it ends with the first, after the effect under way."""
-        try:
-            for effect in second(self):
-                match effect:
-                    case AwaitIteration():
-                        goes_on = gossip.await_iteration(effect.iteration)
-                    case PairAverage():
-                        goes_on = gossip.average_pair(effect)
-                    case _:
-                        raise WagmaError(f"rank {self.rank}: {effect!r} is nothing for a second activity")
-                if not goes_on:
-                    break
-        except BaseException as error:
-            gossip.fail(error)
-        gossip.has_averaged()
-
     def _finish_iteration(self, effect: ComputeGradient, skip: bool) -> None:
         with self._lock:
             if self._recorder is not None:
@@ -268,6 +251,10 @@ class RankDriver:
 
     def _join(self, effect: Allreduce | GroupAllreduce) -> _native.Outcome:
         engine, own = self._collective(effect), self._take(effect.value)
+        if (
+            self._gossip is not None
+        ):  # a rank that has closed goes on with both: exchanges come with the collectives of their iteration
+            self._gossip.join(effect.iteration)
         with self._waiting():
             return engine.arrive(effect.iteration, own)
 
@@ -311,6 +298,8 @@ class RankDriver:
         if self._resident is None:
             self._flats[value].read(self._buffer)
             self._taken = value
+        else:
+            self._resident.collect()
         return self._own
 
     def _put(self, value: Value) -> None:

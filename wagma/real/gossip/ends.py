@@ -2,7 +2,8 @@
 
 Ranks may end after different numbers of iterations. One that has closed goes on exchanging as long as others do, in further iterations
 without an update, so that every exchange has both of its sides: none hangs, and no part of any model is lost. Pairs need no iterations:
-a closed rank answers. A rank is done when all have closed and it has come to the last exchange of any of them.
+a closed rank answers. A rank is done when all have closed and it has come to the last exchange of any of them. Where an algorithm has
+collectives, too, these count as exchanges: an engine that answered for a closed rank by itself would leave the exchanges without it.
 """
 
 from __future__ import annotations
@@ -13,15 +14,24 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from wagma.core.protocol import NONE
 from wagma.errors import CollectiveTimeout, PeerFailed, WagmaError
 from wagma.real.exits import forget, note_failure, serve_until_exit
 from wagma.real.gossip.letters import Kind, Letter, Post, failure, message_of
 
-OVER = 1 << 62  # beyond every iteration, and every limit
+OVER = 1 << 62  # beyond every iteration
 LOOK_S = 1.0  # so often a rank that waits looks for ended processes, and the receiving thread whether anybody needs it
 FAREWELL_S = 0.5  # limit for telling others of a failure
+
+
+@dataclass(slots=True)
+class Pace:
+    """How far a rank's program has come. An object of its own: `wagma.real.gossip.second` waits with nothing else of the rank in hand."""
+
+    iteration: int = NONE  # the one that it has begun
+    over: bool = False  # it has ended
 
 
 class Correspondence:
@@ -43,8 +53,7 @@ class Correspondence:
         self._timeout_s = timeout_s
         self._watchdog_s = watchdog_s
         # ---- what `changed` protects
-        self.iteration = NONE  # the one that the rank has begun
-        self.over = False  # its program has ended
+        self.pace = Pace()
         self.averaged = OVER  # the last iteration that its second activity has done with; OVER: it has none, or all of them
         self._joined = dict.fromkeys(range(self.size), NONE)  # to which iteration's exchanges a rank has come; see `join`
         self._closed: set[int] = set()
@@ -64,6 +73,16 @@ class Correspondence:
             self._finalizer.atexit = False
 
     @property
+    def iteration(self) -> int:
+        """The one that the rank has begun."""
+        return self.pace.iteration
+
+    @property
+    def over(self) -> bool:
+        """Whether its program has ended."""
+        return self.pace.over
+
+    @property
     def _others(self) -> list[int]:
         return [rank for rank in range(self.size) if rank != self.rank]
 
@@ -74,12 +93,12 @@ class Correspondence:
     def begin(self, iteration: int) -> None:
         """The rank's first activity begins an iteration."""
         with self.changed:
-            self.iteration = iteration
+            self.pace.iteration = iteration
             self._tell(self._closed)
             self.changed.notify_all()
 
     def join(self, iteration: int) -> None:
-        """The rank comes to an exchange or a barrier: those that have closed have to come, too.
+        """The rank comes to an exchange, a barrier or a collective: those that have closed have to come, too.
 
         In one step with looking who has closed: one that closes in between would be told neither here nor when its letter comes.
         """
@@ -93,12 +112,6 @@ class Correspondence:
             self.post.send(ranks, Letter(Kind.JOINED, self.rank, self._joined[self.rank]))
 
     # -- the second activity -----------------------------------------------------------------------------------------------
-
-    def await_iteration(self, iteration: int) -> bool:
-        """Of the second activity: until the first one has begun `iteration`, however long that takes; False if that has ended."""
-        self.has_averaged(iteration - 1)
-        self.wait(lambda: self.iteration >= iteration or self.over, lambda: "", limit_s=OVER)
-        return self.iteration >= iteration
 
     def has_averaged(self, iteration: int = OVER) -> None:
         """The second activity has done with `iteration`, or with all of them."""
@@ -170,7 +183,7 @@ class Correspondence:
                 since = max(began, self._last_sign) if by_signs else began
                 if now - since > limit_s:
                     raise CollectiveTimeout(f"rank {self.rank}: {what()} after {limit_s:g} s")
-                if limit_s < OVER and 0 < self._watchdog_s <= now - max(said, since):
+                if 0 < self._watchdog_s <= now - max(said, since):
                     said = now
                     where = f"rank {self.rank} of {self.size} ({self.post.name})"
                     print(f"wagma: {where}: {what()} after {now - began:.3g} s", file=sys.stderr, flush=True)
@@ -178,8 +191,15 @@ class Correspondence:
                     looked, suspects = now, self._look_for_ended(suspects)
                 self.changed.wait(min(quantum, max(0.0, since + limit_s - now) + 0.001))
 
+    def look_for_ended(self, suspects: set[int]) -> set[int]:
+        """Ranks whose processes have ended. Raises PeerFailed if one of the `suspects`, whom the look before found, is still among them.
+
+        Twice, a moment apart: the first time the last letters of one that ended in order may still be on their way.
+        """
+        with self._noting_failure(), self.changed:
+            return self._look_for_ended(suspects)
+
     def _look_for_ended(self, suspects: set[int]) -> set[int]:
-        """Twice, a moment apart: the first time the last letters of one that ended in order may still be on their way."""
         gone = set(self.post.gone()) - self._done
         if certain := sorted(gone & suspects):
             told = failure(self.rank, certain[0], "its process has ended without a word")
@@ -208,7 +228,7 @@ class Correspondence:
                 if unheard is not None:  # of the second activity, which has ended everything
                     raise unheard
                 return
-            self.over = True
+            self.pace.over = True
             self.changed.notify_all()
         self.wait(lambda: self.averaged == OVER, lambda: "the second activity has not ended")
         self.check()  # what it was ended by: nothing below may have to wait, and see it
@@ -278,7 +298,7 @@ class Correspondence:
     def _stop(self, limit_s: float, together: bool) -> None:
         self.ended = True
         with self.changed:
-            self.over = True  # the second activity, too
+            self.pace.over = True  # the second activity, too
             self._failure = self._failure or WagmaError(f"rank {self.rank}: the optimizer is closed")
             self.changed.notify_all()
         self._stopped.set()

@@ -36,6 +36,26 @@ class Flat(Protocol):
         """Put values back."""
 
 
+class StandIn:
+    """One number in place of a model or gradient whose values nobody asks for."""
+
+    size = 1
+    exact = True
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.dtype = dtype
+
+    def read(self, out: Array | None = None) -> Array:
+        """Zero, always."""
+        if out is None:
+            return np.zeros(1, self.dtype)
+        out.fill(0)
+        return out
+
+    def write(self, values: Array) -> None:
+        """Of no consequence."""
+
+
 class SharedModel:
     """The original is `values`, an array of its own; the snapshot is what the parameters hold (`parameters`).
 
