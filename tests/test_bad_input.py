@@ -35,7 +35,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     [
         ([], "COMMAND"),
         (["fly"], "'fly'"),
-        (["--nonsense"], "COMMAND"),
+        (["--nonsense"], "argument --nonsense: unknown; allowed: --help, --version"),
         (["simulate"], "SCENARIO"),
         (["simulate", SCENARIO, "--nonsense"], "--nonsense"),
         (["simulate", SCENARIO, "--iter", "5"], "--iter"),  # no abbreviations: they would stop working one day
@@ -100,6 +100,17 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["train", "digits", "--trace", "."], "'.'"),
         (["train", "digits", "--report-every", "0"], "'0'"),
         (["train", "digits", "--no-digests"], "--trace"),
+        (["train", "digits", "--checkpoint-every", "5"], "--checkpoint-every 5: only with --checkpoint"),
+        (["train", "digits", "--checkpoint", "/dev/null/run"], "/dev/null/run: no folder that can be written: /dev/null is a file"),
+        (["train", "digits", "--tensorboard", "/dev/null"], "--tensorboard /dev/null: no folder that can be written"),
+        (["train", "digits", "--checkpoint", "run", "--sync-period", "never"], 'wagma_sgd with sync_period = "never" has no syncs'),
+        (["train", "digits", "--checkpoint", "run", "--algorithm", "sgp"], "sgp has no syncs"),
+        (["train", "digits", "--trace", "a.jsonl", "--every", "301"], "at most the number of iterations of wagma_sgd, 300"),
+        (["train", "digits", "--trace", "a", "--times", "./a"], "--times './a': --trace goes to the same file"),
+        (["simulate", SCENARIO, "--trace", "a", "--json", "a"], "--json 'a': --trace goes to the same file"),
+        (["compare", "digits", "--limit", "5"], "--limit 5: only with --real"),
+        (["compare", "digits", "--limit", "0", "--real"], "--limit 0: must be seconds"),
+        (["compare", "digits", "--seed", "3", "--seeds", "4,5"], "--seed 3: --seeds 4,5 says which"),
         (["trace", "summary", "nowhere.jsonl"], "nowhere.jsonl"),
         (["train", SCENARIO], "training.workload"),
         (["train", "nowhere"], "'nowhere'"),
@@ -260,6 +271,20 @@ def test_real_runs_say_what_is_missing(
     assert named in line
     assert "docs/install.md" in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_workload_is_asked_for_what_it_needs_itself(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """text and rl train without scikit-learn, text without gymnasium."""
+    pytest.importorskip("torch")
+    pytest.importorskip("mpi4py")
+    pytest.importorskip("wagma._native")
+    monkeypatch.setattr("wagma.commands.train.run_ranks", lambda *_: 0)
+    pretend_missing(monkeypatch, "sklearn", "gymnasium")
+    assert main(["train", "text", "-q"]) == 0
+    assert "the workload rl needs gymnasium: pip install" in complaint(capsys, "train", "rl")
+    assert "the workload digits needs scikit-learn: pip install" in complaint(capsys, "train", "digits", "-n", "2")
 
 
 def test_the_part_that_calls_mpi_is_needed_where_it_is_asked_for(

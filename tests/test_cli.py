@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -270,3 +271,65 @@ def test_simulated_training_has_an_accuracy(capsys: pytest.CaptureFixture[str]) 
     found = results(capsys, "simulate", "digits", "--iterations", "60", "--algorithms", "wagma_sgd,ideal")
     assert found[0]["accuracy"] > 0.5
     assert found[1]["accuracy"] is None  # these ranks have no model in common
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("", "the following arguments are required: COMMAND, one of simulate, compare, .*, env"),
+        ("--bogus", "argument --bogus: unknown; allowed: --help, --version"),
+        ("simulat", "argument COMMAND: 'simulat': must be one of simulate, compare, .*, env"),
+        ("simulate", "the following arguments are required: SCENARIO"),
+        ("simulate digits more", "argument 'more': one too many; allowed: SCENARIO"),
+        ("simulate digits --rank 4", "argument --rank: unknown; allowed: --help, --ranks, --algorithms, .*, --verbose"),
+        ("simulate --quie digits", "argument --quie: unknown; allowed: .*"),
+        ("simulate digits -z", "argument -z: unknown; allowed: .*"),
+        ("simulate --bogus=1", "argument --bogus=1: unknown; allowed: .*"),
+        ("simulate digits --ranks", "argument -n/--ranks: must be followed by N,M"),
+        ("simulate digits --ranks 0", "argument -n/--ranks: '0': must be different whole numbers, at least 1, .*"),
+        ("simulate digits --quiet=3", "argument -q/--quiet: '3': takes no value"),
+        ("simulate digits -q -v", "argument -v/--verbose: not allowed with argument -q/--quiet"),
+        ("simulate digits --engine warp", "argument --engine: 'warp': must be one of auto, simpy, fast"),
+        ("train digits --transport tcp", "argument --transport: 'tcp': must be one of auto, shm, mpi"),
+        ("plot", "the following arguments are required: KIND, one of throughput, .*"),
+        ("trace chrome t.jsonl", "the following arguments are required: -o/--output"),
+        ("bench speed", "argument KIND: 'speed': must be one of engines, cost, collective, partial, idle, training"),
+        ("bench engines --ranks some", "argument -n/--ranks: 'some': must be a whole number"),
+        ("bench collective --late soon", "argument --late: 'soon': must be a number"),
+        ("bench training --mode x", "argument --mode: unknown; allowed: --help, --part, .*"),
+        ("scenarios sow", "argument ACTION: 'sow': must be one of list, show, reference, schema"),
+        ("env more", "argument 'more': one too many; allowed: options only"),
+    ],
+)
+def test_a_wrong_option_is_named_with_what_is_allowed(
+    arguments: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = arguments.split()
+    assert main(words) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    # The help to look at is that of the command, and of its part, that the option was given to.
+    assert re.fullmatch(rf"wagma: error: {complaint} \(see wagma[a-z ]* --help\)\n", errors), errors
+    for word in words[:1]:
+        assert f"(see wagma {word}" in errors or word not in COMMANDS, errors
+
+
+#: Runs `wagma --version`, interrupted while Python begins to import the module that is named.
+INTERRUPTED = """
+import os, signal, sys
+wanted = sys.argv.pop(1)
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == wanted:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+from wagma.cli import main
+sys.exit(main(["--version"]))
+"""
+
+
+@pytest.mark.parametrize("module", ["argparse", "wagma.commands", "wagma.commands.parser", "wagma.commands.sweep", "numpy"])
+def test_an_interrupt_before_the_command_begins_is_one_line(module: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, module]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "wagma: interrupted\n")

@@ -82,7 +82,7 @@ def test_the_published_throughputs_come_out_as_claimed(name: str) -> None:
 def test_simulate_prints_the_paper_beside() -> None:
     scenario = load("transformer_wmt17", {"iterations": 4})
     text = describe([scenario], wagma.simulate(scenario, ["wagma_sgd", "ideal"]))
-    assert "158,100 ± 1500" in text
+    assert "158,100 ± 1,500" in text
     assert "figure 7 of Li et al." in text
 
 

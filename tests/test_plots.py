@@ -271,6 +271,7 @@ def test_a_heat_map_of_many_fields_has_a_colour_bar_instead_of_numbers(tmp_path:
          "units images, tokens"),
         (["throughput", "t.csv"], "-o"),
         (["throughput", "-o", "p.png"], "RESULTS"),
+        (["heatmap", "mine.csv", "-o", "p.png"], "give --x and --y; what varies: nothing"),
         (["speedup", "mine.csv", "-o", "p.png", "--over", "sgp"], "baseline 'sgp'"),
         (["speedup", "mine.csv", "-o", "p.png", "--over", "wagma_sgd"], "no rows of another algorithm"),
         (["heatmap", "t.csv", "-o", "p.png", "--value", "seed"], "--value seed: must be one of"),

@@ -15,7 +15,7 @@ from wagma.report.tables import results_table
 from wagma.report.timeline import Activity, draw, rows
 from wagma.results import Result, summarize
 from wagma.scenario import Scenario, load, read
-from wagma.text import number, percent, seconds, table
+from wagma.text import bounded, number, percent, seconds, table
 from wagma.trace import Execution, Header, Iteration, RankStart, Trace
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -214,6 +214,7 @@ def test_tables() -> None:
 
 
 def test_numbers() -> None:
+    assert [bounded(2, 1998), bounded(3, 9), bounded(12, None)] == ["2 / 1,998", "3 / 9", "12 / unbounded"]
     assert [number(x) for x in (12_345.6, 99.96, 0.5)] == ["12,346", "100", "0.5"]
     assert [seconds(x) for x in (0.0005, 0.0999, 0.1, 9.9, 12.34)] == ["0.5 ms", "99.9 ms", "0.100 s", "9.900 s", "12.3 s"]
     assert [percent(x) for x in (None, 0.0, 1.0)] == ["", "0.0 %", "100.0 %"]

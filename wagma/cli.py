@@ -5,44 +5,41 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
 
-from wagma import __version__
-from wagma.commands import COMMANDS, load_command
-from wagma.errors import InputError, MissingDependencyError, WagmaError
+EXIT_INTERRUPTED = 130
+
+try:  # Ctrl-C while Python still reads what `main` needs would show a traceback of Python's own
+    import argparse
+    import os
+    from collections.abc import Sequence
+
+    from wagma import __version__
+    from wagma.commands import COMMANDS, load_command
+    from wagma.commands.parser import Parser
+    from wagma.errors import InputError, MissingDependencyError, WagmaError
+except KeyboardInterrupt:
+    print("wagma: interrupted", file=sys.stderr)
+    sys.exit(EXIT_INTERRUPTED)
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse, except that a wrong option is an InputError like any other bad input: one line, no usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise InputError."""
-        raise InputError(f"{message} (see {self.prog} --help)")
-
-
-def parser() -> Parser:
-    """The parser of all commands."""
+def parser(only: str | None = None) -> Parser:
+    """The parser of all commands; of one alone if `only` is its name, which need not import what the others do."""
     top = Parser(
         prog="wagma",
         description="Wait-avoiding group model averaging: one algorithm core, simulated and on MPI.",
         epilog="Exit status: 0 good, 1 a promise is violated or a run failed, 2 bad input.",
-        allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"wagma {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name in COMMANDS:
+    for name in (name for name in COMMANDS if only not in COMMANDS or name == only):
         module = load_command(name)
         summary = (module.__doc__ or "").partition("\n")[0].rstrip(".")
-        own = commands.add_parser(name, help=summary, description=module.__doc__, allow_abbrev=False)
+        own = commands.add_parser(name, help=summary, description=module.__doc__)
         own.formatter_class = argparse.RawDescriptionHelpFormatter
         module.configure(own)
         own.set_defaults(run=module.run)
@@ -53,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; `argv` without the program's name, default: that of the process. Returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        options = parser().parse_args(arguments)
+        options = parser(arguments[0] if arguments else None).parse_args(arguments)
         options.argv = arguments
         status = int(options.run(options))
         if sys.stdout is not None:  # closed by the caller

@@ -48,7 +48,7 @@ def seconds(value: float) -> str:
 
 def bounded(value: float, bound: int | None) -> str:
     """The largest value seen / what bounds it."""
-    return f"{value:g} / {'unbounded' if bound is None else bound}"
+    return f"{value:g} / {'unbounded' if bound is None else f'{bound:,}'}"
 
 
 def _is_number(cell: str) -> bool:

@@ -230,7 +230,7 @@ def load_trace(path: str | Path) -> Trace:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"trace {path}: cannot be read: {error}") from error
+        raise InputError(f"trace {path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from error
     return parse_trace(lines, str(path))
 
 
@@ -261,7 +261,7 @@ def read_records(path: str | Path) -> Iterator[Record]:
         with open(path, encoding="utf-8") as file:
             yield from _records(file, str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"trace {path}: cannot be read: {error}") from error
+        raise InputError(f"trace {path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from error
 
 
 def _records(lines: Iterable[str], source: str) -> Iterator[Record]:

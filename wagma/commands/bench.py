@@ -35,10 +35,8 @@ CURVE_ITERATIONS = 20
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    kinds = parser.add_subparsers(dest="kind", metavar="engines|cost|collective|partial|idle", required=True)
-    engines = kinds.add_parser(
-        "engines", help="messages per second of both engines, beside a plain heapq loop", allow_abbrev=False
-    )
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    engines = kinds.add_parser("engines", help="messages per second of both engines, beside a plain heapq loop")
     engines.add_argument("-n", "--ranks", type=int, default=1024, metavar="N", help="default: 1024")
     engines.add_argument("--iterations", type=int, default=1000, metavar="N", help="of the fast engine (default: 1000)")
     engines.add_argument(
@@ -49,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of the SimPy engine, which counts the messages (default: 20)",
     )
     engines.add_argument("--repetitions", type=int, default=3, metavar="N", help="of each measurement (default: 3)")
-    cost = kinds.add_parser("cost", help="seconds and memory of the fast engine against ranks", allow_abbrev=False)
+    cost = kinds.add_parser("cost", help="seconds and memory of the fast engine against ranks")
     cost.add_argument(
         "-n", "--ranks", type=parse_ranks, default=CURVE, metavar="N,M", help=f"default: {','.join(map(str, CURVE))}"
     )

@@ -28,9 +28,7 @@ KINDS = ("collective", "partial", "idle")
 
 def configure(kinds: Any) -> None:
     """Add the subcommands."""
-    one = kinds.add_parser(
-        "collective", help="the collective beside MPI_Allreduce, gloo and the memory's rate", allow_abbrev=False
-    )
+    one = kinds.add_parser("collective", help="the collective beside MPI_Allreduce, gloo and the memory's rate")
     one.add_argument("-n", "--ranks", type=int, default=4, metavar="N", help="ranks to start (default: 4)")
     one.add_argument("--group-size", type=int, metavar="N", help="ranks in a group (default: all, but at most 4)")
     one.add_argument("--count", type=parse_ranks, default=COUNTS, metavar="N,M", help=f"elements (default: {listed(COUNTS)})")
@@ -51,10 +49,10 @@ def configure(kinds: Any) -> None:
     one.add_argument("--transport", choices=TRANSPORTS, default="auto", help="of the collective (default: auto)")
     one.add_argument("--syncs", action="store_true", help="make every call a sync, which waits for all ranks (default: none)")
     one.add_argument("--plot", metavar="FILE", help="draw time against size")
-    two = kinds.add_parser("partial", help="latency of solo and majority where ranks come one by one", allow_abbrev=False)
+    two = kinds.add_parser("partial", help="latency of solo and majority where ranks come one by one")
     two.add_argument("-n", "--ranks", type=int, default=32, metavar="N", help="ranks to start (default: 32)")
     two.add_argument("--bytes", type=parse_ranks, default=SIZES, metavar="N,M", help=f"sizes (default: {listed(SIZES)})")
-    two.add_argument("--iterations", type=int, default=64, metavar="N", help="of each kernel and size (default: 64)")
+    two.add_argument("--iterations", type=int, default=32, metavar="N", help="of each kernel and size (default: 32)")
     two.add_argument("--step", type=float, default=1e-3, metavar="SECONDS", help="from a rank to the next one (default: 0.001)")
     for each in (one, two):
         each.add_argument("--repetitions", type=int, default=3, metavar="N", help="of everything (default: 3)")
@@ -63,7 +61,7 @@ def configure(kinds: Any) -> None:
             help="a Python whose mpi4py has another MPI library to compare with; several times"
             " (default: environments beside this one called like it, with a suffix)",
         )  # fmt: skip
-    three = kinds.add_parser("idle", help="what idle progress threads cost, and how soon they start", allow_abbrev=False)
+    three = kinds.add_parser("idle", help="what idle progress threads cost, and how soon they start")
     three.add_argument("-n", "--ranks", type=int, metavar="N", help="ranks to start (default: two for each core)")
     three.add_argument("--transport", type=choices(TRANSPORTS), default=["shm", "mpi"], metavar="shm,mpi", help="default: both")
     three.add_argument("--naps", type=_numbers, metavar="SECONDS,...", help=f"longest naps, of mpi (default: {listed(NAPS)})")
@@ -121,12 +119,6 @@ def check(options: argparse.Namespace) -> None:
         raise InputError("wagma bench starts its ranks itself: run it without mpiexec")
 
 
-def _others(options: argparse.Namespace) -> list[collective.Library]:
-    """The MPI libraries to compare with, in jobs of their own."""
-    pythons = collective.other_pythons() if options.mpi_python is None else options.mpi_python
-    return collective.libraries(pythons)
-
-
 def _collective(options: argparse.Namespace) -> int:
     group_size = min(4, options.ranks) if options.group_size is None else options.group_size
     settings = collective.Settings(
@@ -139,7 +131,7 @@ def _collective(options: argparse.Namespace) -> int:
     require(training=False, transport=options.transport)
     if "gloo" in options.against and find_spec("torch") is None:
         raise MissingDependencyError("--against gloo needs torch: pip install 'wagma[torch]'")
-    others = _others(options) if "mpi" in settings.specification()["against"] else []
+    others = collective.libraries(options.mpi_python) if "mpi" in settings.specification()["against"] else []
     with Progress(f"measuring the collective on {options.ranks} ranks", options.quiet) as progress:
         found = collective.measure(settings, others, progress)
     if options.plot is not None:
@@ -206,7 +198,7 @@ def _partial(options: argparse.Namespace) -> int:
         if size % 4:
             raise InputError(f"--bytes {size}: must be a multiple of 4, in which float32s come")
     require(training=False)
-    others = _others(options)
+    others = collective.libraries(options.mpi_python)
     with Progress(f"measuring partial collectives on {options.ranks} ranks", options.quiet) as progress:
         found = partial.measure(
             options.ranks, options.bytes, options.iterations, options.step, options.repetitions, others, progress

@@ -19,9 +19,7 @@ DEFAULT = training.Settings()
 
 def configure(kinds: Any) -> None:
     """Add the subcommand."""
-    one = kinds.add_parser(
-        "training", help="a training loop, distributed, beside the bare one and DistributedDataParallel", allow_abbrev=False
-    )
+    one = kinds.add_parser("training", help="a training loop, distributed, beside the bare one and DistributedDataParallel")
     one.add_argument(
         "--part", type=choices(training.PARTS), default=list(training.PARTS), metavar=",".join(training.PARTS),
         help="one rank over its bare optimizer; several balanced ranks over gloo (default: both)",

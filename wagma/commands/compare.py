@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from wagma.studies.compare import Comparison, Line
 
 MOST_SEEDS = 1000
-MOST_LIMIT_S = 1e6
+LIMIT_S, MOST_LIMIT_S = 1800.0, 1e6
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--plot", metavar="FILE", help="draw the score against time (.png, .pdf or .svg)")
     parser.add_argument("--jobs", type=int, metavar="N", help="how many processes (default: one for each core)")
-    parser.add_argument("--limit", type=float, default=1800.0, metavar="SECONDS", help="for all of --real (default: 1800)")
+    parser.add_argument("--limit", type=float, metavar="SECONDS", help=f"for all of --real (default: {LIMIT_S:g})")
     parser.add_argument("--csv", metavar="FILE", help="write a row for each run (.csv or .parquet)")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     add_output_options(parser)
@@ -92,8 +92,14 @@ def _check(options: argparse.Namespace) -> None:
         raise InputError(f"--jobs {options.jobs}: must be at least 1")
     if options.jobs not in (None, 1) and options.real:
         raise InputError(f"--jobs {options.jobs}: with --real one run has the machine at a time")
-    if not 0 < options.limit <= MOST_LIMIT_S:
+    if options.limit is not None and not 0 < options.limit <= MOST_LIMIT_S:
         raise InputError(f"--limit {options.limit:g}: must be seconds, above 0 and at most {MOST_LIMIT_S:g}")
+    if options.limit is not None and not options.real:
+        raise InputError(f"--limit {options.limit:g}: only with --real")
+    if options.limit is None:
+        options.limit = LIMIT_S
+    if options.seed is not None and not isinstance(options.seeds, int):
+        raise InputError(f"--seed {options.seed}: --seeds {','.join(map(str, options.seeds))} says which; give one of the two")
     if options.csv is not None:
         file_format(options.csv)
 

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from wagma import workloads
 from wagma.api import run as simulate
 from wagma.commands import options as shared
 from wagma.commands.simulate import describe
@@ -95,6 +96,7 @@ class Demo:
         self._paper = published(load(SIMULATED))
         # Read both before the first step takes its time.
         self._simulated, self._trained = load(SIMULATED, self._changes), load(TRAINED, self._changes)
+        workloads.require(self._trained.training.workload)
         self.folder = _make_folder(options.output)
         self.timeline = self.folder / "timeline.png"
         self._alone: list[Trace] = []  # the single rank's, which the prediction is made of

@@ -17,7 +17,9 @@ from wagma.commands.options import STDOUT, add_output_options, check_writable, w
 from wagma.progress import Progress
 from wagma.real.launching.launch import find_mpiexec
 
-PACKAGES = ("numpy", "scipy", "simpy", "mpi4py", "torch", "scikit-learn", "matplotlib", "pandas", "pyarrow", "tensorboard")
+PACKAGES = (
+    "numpy", "scipy", "simpy", "mpi4py", "torch", "scikit-learn", "gymnasium", "matplotlib", "pandas", "pyarrow", "tensorboard",
+)  # fmt: skip
 PROBE_LIMIT_S = 60.0
 
 #: Each runs in a process of its own, since a broken MPI or CUDA installation may crash whoever asks it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -168,13 +169,17 @@ def trace_path(base: str, algorithm: str, ranks: int, several: bool) -> Path:
 
 
 def check_writable(**files: str | None) -> None:
-    """Raise InputError, before any work is done, if a file that an option names cannot be written."""
+    """Raise InputError, before any work is done, if a file that an option names cannot be written, or if two name the same."""
+    taken: dict[str, str] = {}
     for option, name in files.items():
         if name is None or (name == STDOUT and option == "json"):
             continue
         reason = "a trace goes to a file" if name == STDOUT else why_not_writable(name)
         if reason is not None:
             raise InputError(f"--{option} {name!r}: cannot be written: {reason}")
+        first = taken.setdefault(os.path.realpath(name), option)
+        if first != option:
+            raise InputError(f"--{option} {name!r}: --{first} goes to the same file; must be another one")
 
 
 def write_json(target: str | None, scenario: str, results: Sequence[Result]) -> None:

@@ -58,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _add(kinds: Any, kind: str, summary: str, metavar: str, what: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = kinds.add_parser(kind, help=summary, description=f"Draw {summary}.", allow_abbrev=False)
+    parser: argparse.ArgumentParser = kinds.add_parser(kind, help=summary, description=f"Draw {summary}.")
     parser.add_argument("files", nargs="+", metavar=metavar, help=f"{what}; several are drawn together")
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the picture: .png, .svg or .pdf")
     width = timeline.WIDTH_INCHES if kind == "timeline" else WIDTH_INCHES

@@ -16,10 +16,10 @@ from wagma.text import table
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
-    actions.add_parser("list", help="name, ranks and description of each (the default)", allow_abbrev=False)
-    show = actions.add_parser("show", help="print one, ready to be saved and changed", allow_abbrev=False)
-    actions.add_parser("reference", help="print every key with its type, unit, default and meaning", allow_abbrev=False)
-    actions.add_parser("schema", help="print the same as a JSON schema", allow_abbrev=False)
+    actions.add_parser("list", help="name, ranks and description of each (the default)")
+    show = actions.add_parser("show", help="print one, ready to be saved and changed")
+    actions.add_parser("reference", help="print every key with its type, unit, default and meaning")
+    actions.add_parser("schema", help="print the same as a JSON schema")
     show.add_argument("name", metavar="NAME", help="a name from the list")
 
 

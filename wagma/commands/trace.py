@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from functools import partial
 
 from wagma.errors import InputError
@@ -20,10 +21,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     about = "what each rank did, who was late most, who computed slowest, who was waited for"
-    summary = kinds.add_parser("summary", help=about, description=f"Print {about}.", allow_abbrev=False)
+    summary = kinds.add_parser("summary", help=about, description=f"Print {about}.")
     summary.add_argument("files", nargs="+", metavar="TRACE", help="a file that --trace wrote; one after the other")
     about = "the Chrome trace event format, for Perfetto and chrome://tracing"
-    chrome = kinds.add_parser("chrome", help=about, description=f"Write {about}.", allow_abbrev=False)
+    chrome = kinds.add_parser("chrome", help=about, description=f"Write {about}.")
     chrome.add_argument("file", metavar="TRACE", help="a file that --trace wrote")
     chrome.add_argument("-o", "--output", metavar="FILE", required=True, help="the JSON file; gzipped if it ends in .gz")
     chrome.add_argument("--first", type=_whole, default=0, metavar="N", help="the iteration to begin with (default: 0)")
@@ -48,6 +49,8 @@ def _chrome(options: argparse.Namespace) -> int:
     reason = why_not_writable(options.output)
     if reason is not None:
         raise InputError(f"--output {options.output!r}: cannot be written: {reason}")
+    if os.path.realpath(options.output) == os.path.realpath(options.file):
+        raise InputError(f"--output {options.output!r}: is the trace itself; must be another file")
     if options.count == 0:
         raise InputError("--count 0: must be at least 1")
     export(partial(read_records, options.file), options.output, options.first, options.count)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import gc
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +32,9 @@ from wagma.commands.options import (
     trace_path,
     write_json,
 )
+from wagma.core.schedule import NEVER
 from wagma.errors import CollectiveTimeout, InputError, MissingDependencyError, PeerFailed, WagmaError
+from wagma.files import why_no_folder
 from wagma.progress import REDRAW_S, Progress
 from wagma.real.algorithms import has_syncs, require_models
 from wagma.real.checkpoints.files import find_checkpoint
@@ -48,6 +51,7 @@ from wagma.seeing import Summary, summary_of
 
 HEARD_S = 0.1  # for the launcher to hear of a failure before the process manager kills everybody
 SECONDARY_S = 2.0  # for the rank that failed first to say so, if another one complains of it earlier
+CHECKPOINT_EVERY = 100
 
 Runs = list[tuple[Scenario, str]]
 
@@ -83,8 +87,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", type=Path, metavar="FOLDER", help="save checkpoints there, at syncs, the two newest stay"
     )
     parser.add_argument(
-        "--checkpoint-every", type=_one_number, default=100, metavar="N",
-        help="save at the first sync N or more iterations after the last one, and at the end (default: 100)",
+        "--checkpoint-every", type=_one_number, metavar="N",
+        help=f"save at the first sync N or more iterations after the last one, and at the end (default: {CHECKPOINT_EVERY})",
     )  # fmt: skip
     parser.add_argument(
         "--resume", type=Path, metavar="FOLDER", help="go on from the newest checkpoint there; may be the same folder"
@@ -136,27 +140,40 @@ def _plan(options: argparse.Namespace, ranks: int | None) -> Runs:
         raise InputError(f'{scenario.source}: training.workload = "none": there is nothing to train; wagma simulate can run it')
     workloads.require(scenario.training.workload)
     names = select_algorithms(options.algorithms)
-    _check_saving(options, names)
     for name in names if options.resident else ():
         require_models(specification(name))
     runs = list(plan([scenario], names))
-    for _, algorithm in runs:
+    _check_folders(options, runs)
+    for own, algorithm in runs:
         require_changing_groups(scenario, algorithm)
+        if options.every is not None and options.every > own.iterations:
+            raise InputError(
+                f"--every {options.every}: must be at most the number of iterations of {algorithm}, {own.iterations}"
+            )
     return runs
 
 
-def _check_saving(options: argparse.Namespace, names: Sequence[str]) -> None:
+def _check_folders(options: argparse.Namespace, runs: Runs) -> None:
+    """Before any rank starts: what is to be saved at a sync would else be found out at the first one."""
+    scenario, algorithm = runs[0]
     for option, folder in (("--checkpoint", options.checkpoint), ("--resume", options.resume)):
         if folder is None:
             continue
-        if len(names) > 1:
-            raise InputError(f"{option} {folder}: of one run; --algorithms names {len(names)}")
-        if not has_syncs(names[0]):
+        if len(runs) > 1:
+            raise InputError(f"{option} {folder}: of one run; --algorithms names {len(runs)}")
+        never = has_syncs(algorithm) and scenario.schedule(algorithm).sync_period == NEVER
+        if never or not has_syncs(algorithm):
+            why = ' with sync_period = "never"' if never else ""
             raise InputError(
-                f"{option} {folder}: {names[0]} has no syncs, at which all ranks hold one model; it has no checkpoints"
+                f"{option} {folder}: {algorithm}{why} has no syncs, at which all ranks hold one model; it has no checkpoints"
             )
     if options.resume is not None and find_checkpoint(options.resume) is None:
         raise InputError(f"--resume {options.resume}: no complete checkpoint there")
+    if options.checkpoint is None and options.checkpoint_every is not None:
+        raise InputError(f"--checkpoint-every {options.checkpoint_every}: only with --checkpoint, which says where")
+    for option, folder in (("--checkpoint", options.checkpoint), ("--tensorboard", options.tensorboard)):
+        if folder is not None and (reason := why_no_folder(folder)) is not None:
+            raise InputError(f"{option} {folder}: no folder that can be written: {reason}")
 
 
 def _on_this_rank(options: argparse.Namespace) -> int:
@@ -213,10 +230,14 @@ def _train(
     runs: Runs, options: argparse.Namespace, comm: Any, progress: Callable[[int, int, str], None]
 ) -> list[tuple[Result, Summary]]:
     """The results, on rank 0."""
+    # What is imported stays: to look through it for garbage again and again takes a sixth of a rank's start, and more at each later look.
+    gc.disable()
     from wagma.real.checkpoints.run import Saving
     from wagma.real.train import train
 
-    saving = Saving(options.checkpoint, options.checkpoint_every, options.resume)
+    gc.freeze()
+    gc.enable()
+    saving = Saving(options.checkpoint, options.checkpoint_every or CHECKPOINT_EVERY, options.resume)
 
     results = []
     several = len(runs) > 1

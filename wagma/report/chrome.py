@@ -15,6 +15,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from math import inf, nextafter
 from pathlib import Path
 from statistics import median
 from typing import Any, TextIO
@@ -165,6 +166,16 @@ def _names(index: _Index) -> Iterator[Event]:
                 yield {"ph": "M", "pid": rank + FIRST_PROCESS, "tid": thread, "name": "thread_name", "args": {"name": title}}
 
 
+def _microseconds(moment_ns: int) -> float:
+    """Such that a thousand times it, cut off, is `moment_ns` again.
+
+    That is how Perfetto reads times. What is a nanosecond too short overlaps with its neighbour then, and of two slices of a thread that
+    overlap Perfetto drops one.
+    """
+    exact = moment_ns / 1000
+    return exact if int(exact * 1000.0) == moment_ns else nextafter(exact, inf)
+
+
 class _Events:
     """The second pass."""
 
@@ -189,10 +200,10 @@ class _Events:
 
     def _time(self, moment_ns: int, rank: int) -> float:
         """In microseconds from the beginning."""
-        return (self._index.aligned(moment_ns, rank) - self._index.origin) / 1000
+        return _microseconds(self._index.aligned(moment_ns, rank) - self._index.origin)
 
     def _slice(self, rank: int, thread: int, name: str, begin: int, end: int, **args: Any) -> Event:
-        dur = max(0, end - begin) / 1000
+        dur = _microseconds(max(0, end - begin))
         return {
             "ph": "X",
             "pid": rank + FIRST_PROCESS,
@@ -254,5 +265,18 @@ class _Events:
             return  # clocks of two hosts are not that exact
         self._arrows += 1
         both = {"cat": "arrow", "name": name, "id": self._arrows}
-        yield {"ph": "s", "pid": origin + FIRST_PROCESS, "tid": thread, "ts": (moment - self._index.origin) / 1000, **both}
-        yield {"ph": "f", "bp": "e", "pid": rank + FIRST_PROCESS, "tid": to, "ts": (at - self._index.origin) / 1000, **both}
+        yield {
+            "ph": "s",
+            "pid": origin + FIRST_PROCESS,
+            "tid": thread,
+            "ts": _microseconds(moment - self._index.origin),
+            **both,
+        }
+        yield {
+            "ph": "f",
+            "bp": "e",
+            "pid": rank + FIRST_PROCESS,
+            "tid": to,
+            "ts": _microseconds(at - self._index.origin),
+            **both,
+        }

@@ -95,7 +95,7 @@ def _keys(rows: Sequence[Cells], x: str | None, y: str | None) -> tuple[str, str
     if x is None or y is None:
         free = [name for name in varied if name not in (x, y)]
         if len(free) != (x is None) + (y is None) and (len(free) < 2 or x or y or free[-1] != "ranks" or len(free) > 3):
-            raise InputError(f"a heat map needs two columns: give --x and --y; {', '.join(varied) or 'none'} vary")
+            raise InputError(f"a heat map needs two columns: give --x and --y; what varies: {', '.join(varied) or 'nothing'}")
         x = x or free.pop(0)
         y = y or free.pop(0)
     for name in (x, y):

@@ -54,7 +54,7 @@ def _score(result: Result) -> str:
 
 
 def _published(point: Point | None) -> str:
-    return "" if point is None else f"{number(point.throughput)} ± {point.read_error:.0f}"
+    return "" if point is None else f"{number(point.throughput)} ± {number(point.read_error)}"
 
 
 def _difference(value: float, point: Point | None) -> str:
