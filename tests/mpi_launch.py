@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from stopwatch import Stopwatch
 
 PROGRAMS = Path(__file__).parent / "mpi_programs"
 #: Open MPI refuses root, and more ranks than cores, unless it is told; version 5 reads other names than version 4. MPICH reads none.
@@ -29,7 +30,7 @@ _GRACE_S = 3.0
 
 @dataclass(frozen=True)
 class Finished:
-    """returncode is mpiexec's; output is what all ranks wrote, stdout and stderr as they came; seconds from start to end."""
+    """returncode is mpiexec's; output is what all ranks wrote, stdout and stderr as they came; seconds are a Stopwatch's, of all of it."""
 
     returncode: int
     output: str
@@ -41,7 +42,7 @@ class Launched:
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  closed when the job has ended
-        self.started = time.monotonic()
+        self._stopwatch = Stopwatch()
         # Its own session: a signal to the group reaches mpiexec and every rank, and nothing of the test runner.
         self.process = subprocess.Popen(
             command, stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True, env=OPEN_MPI | environment
@@ -69,7 +70,7 @@ class Launched:
             self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             self._end(f"mpiexec did not end within {timeout:g} s")
-        finished = Finished(self.process.returncode, self.output(), time.monotonic() - self.started)
+        finished = Finished(self.process.returncode, self.output(), self._stopwatch.seconds)
         self._output.close()
         return finished
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from stopwatch import Stopwatch
 
 from wagma.api import select_algorithms
 from wagma.cli import main, parser
@@ -24,7 +25,7 @@ from wagma.real.launching.channel import PIPE_LIMIT, Receiver, Sender, is_read
 from wagma.scenario import load
 from wagma.trace import load_trace
 
-LIMIT_S = 20.0  # from a rank's failure to the end of the job: ten seconds are promised, where ranks have cores
+LIMIT_S = 60.0  # of a test; what is promised is measured by itself
 
 #: `wagma train` with a training that fails in rank 2, as $FAILURE says, 0.3 s after all ranks have begun.
 FAILING = """
@@ -144,9 +145,9 @@ def gone(pids: list[int], limit_s: float) -> bool:
 def test_a_rank_that_fails(failure: str, status: int, first: str, job: list[subprocess.Popen[str]], tmp_path: Path) -> None:
     process = start(job, tmp_path, failure)
     pids = ranks_of(process, tmp_path)
-    began = time.monotonic()
-    _, errors = process.communicate(timeout=2 * LIMIT_S)
-    assert time.monotonic() - began < LIMIT_S
+    stopwatch = Stopwatch()
+    _, errors = process.communicate(timeout=LIMIT_S)
+    assert stopwatch.seconds < launch.OVER_WITHIN_S
     assert process.returncode == status
     assert errors.startswith(first), errors
     assert errors.count("wagma:") == 1
@@ -162,18 +163,26 @@ def test_a_rank_that_fails(failure: str, status: int, first: str, job: list[subp
 def test_interrupting_the_launcher_ends_the_ranks(number: int, job: list[subprocess.Popen[str]], tmp_path: Path) -> None:
     process = start(job, tmp_path, "never")
     pids = ranks_of(process, tmp_path)
+    stopwatch = Stopwatch()
     process.send_signal(number)
     _, errors = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, errors) == (130, "")
     assert gone(pids, LIMIT_S)
+    assert stopwatch.seconds < launch.OVER_WITHIN_S
 
 
 @needs_mpi
 def test_killing_the_launcher_ends_the_ranks(job: list[subprocess.Popen[str]], tmp_path: Path) -> None:
     process = start(job, tmp_path, "never")
     pids = ranks_of(process, tmp_path)
+    stopwatch = Stopwatch()
     process.kill()
     assert gone(pids, LIMIT_S)
+    assert stopwatch.seconds < launch.OVER_WITHIN_S
+
+
+def test_the_steps_to_the_end_take_less_than_is_promised() -> None:
+    assert launch.FAILURE_LIMIT_S + sum(limit_s for _, limit_s in launch.STOP_LIMITS_S) + launch.POLL_S < launch.OVER_WITHIN_S
 
 
 @needs_mpi
@@ -305,6 +314,14 @@ def test_the_demo(launched: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest
 
 
 @needs_mpi
+def test_a_rank_is_named_once() -> None:
+    """Many messages say themselves whose error it is, of a peer, too."""
+    assert str(launch.Failure(1, "no memory")) == "wagma: rank 1: no memory"
+    assert str(launch.Failure(1, "rank 0: checkpoint: no space")) == "wagma: rank 0: checkpoint: no space"
+    assert str(launch.Failure(1, "ranks 0 and 2 differ")) == "wagma: rank 1: ranks 0 and 2 differ"
+    assert str(launch.Failure(None, "mpiexec ended")) == "wagma: mpiexec ended"
+
+
 def test_output_of_a_module() -> None:
     measured = json.loads(launch.output_of(2, "wagma.real.measure", 60.0))
     assert measured["latency_ns"] > 0

@@ -7,6 +7,7 @@ who failed, and less of why: ranks report to a channel, and each has a superviso
 from __future__ import annotations
 
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -30,6 +31,8 @@ from wagma.real.node import Transport
 START_LIMIT_S = 120.0  # until every rank has begun
 FAILURE_LIMIT_S = 5.0  # from the first failure to the end of the job
 END_LIMIT_S = 60.0  # from the last rank's good end: Python and torch take their time to leave where cores are busy
+#: Promised: from the first failure to the end of all ranks, where they have cores.
+OVER_WITHIN_S = 10.0
 STOP_LIMITS_S = ((signal.SIGINT, 1.5), (signal.SIGTERM, 1.0), (signal.SIGKILL, 1.0))
 POLL_S = 0.2
 
@@ -61,7 +64,8 @@ class Failure:
     secondary: bool = False
 
     def __str__(self) -> str:
-        return f"wagma: {'' if self.rank is None else f'rank {self.rank}: '}{self.message}"
+        named = self.rank is None or re.match(r"rank \d+: ", self.message)  # the message says itself whose error it is
+        return f"wagma: {'' if named else f'rank {self.rank}: '}{self.message}"
 
 
 def under_mpiexec() -> bool:
@@ -77,14 +81,14 @@ def find_mpiexec() -> Path | None:
 def require(*, training: bool = True, transport: Transport = "auto") -> Path:
     """The mpiexec to use. Raises MissingDependencyError, naming all that is missing for a real run, before any rank starts.
 
-    The part of the kernel that calls MPI is asked for by transport = "mpi" only: ranks on one machine share memory, and those that are not
-    say themselves that they lack it.
+    What a workload needs beside torch is asked for by `wagma.workloads.require`. The part of the kernel that calls MPI is asked for by
+    transport = "mpi" only: ranks on one machine share memory, and those that are not say themselves that they lack it.
     """
     needed = [("mpi4py", "mpi4py"), ("wagma._native", "the native kernel wagma._native (a C++ compiler builds it)")]
     if transport == "mpi":
         needed.append(("wagma._native_mpi", "the kernel's part wagma._native_mpi (a C++ compiler and MPI build it)"))
     if training:
-        needed += [("torch", "torch"), ("sklearn", "scikit-learn")]
+        needed.append(("torch", "torch"))
     missing = [what for module, what in needed if find_spec(module) is None]
     mpiexec = find_mpiexec()
     if mpiexec is None:
@@ -101,7 +105,7 @@ def run_ranks(ranks: int, arguments: Sequence[str], progress: Progress | None = 
     """Run `python -m mpi4py -m ARGUMENTS --launched CHANNEL` on so many ranks; returns the exit status of the job.
 
     Output is passed on. If a rank fails, its error goes to standard error first, as `wagma: rank 2: ...`, and the job is over within
-    ten seconds where ranks have cores. Ctrl-C and SIGTERM end all ranks before KeyboardInterrupt is raised.
+    OVER_WITHIN_S where ranks have cores. Ctrl-C and SIGTERM end all ranks before KeyboardInterrupt is raised.
     """
     mpiexec = require()
     with tempfile.TemporaryDirectory(prefix="wagma-") as folder:
