@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -315,20 +316,28 @@ def test_what_an_own_algorithm_was_made_with_counts(monkeypatch: pytest.MonkeyPa
     assert sources[0] == sources[2]
 
 
-@pytest.mark.parametrize("library", ["numpy", "scipy", "simpy", "torch"])
-def test_other_libraries_reuse_nothing(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch counts only where ranks train."""
+@pytest.mark.parametrize(
+    ("library", "counts"),
+    [
+        *((name, [SCENARIO, "digits", "rl", "text"]) for name in ("numpy", "scipy", "simpy")),
+        *((name, ["digits", "rl", "text"]) for name in ("torch", "python")),
+        ("scikit-learn", ["digits"]),
+        ("gymnasium", ["rl"]),
+    ],
+)
+def test_other_libraries_reuse_nothing(library: str, counts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where ranks train, what they train with counts; text is of the Python that reads it."""
+    names = [SCENARIO, "digits", "rl", "text"]
 
     def digests() -> list[str]:
-        return [
-            sweeps.plan(load(name, {"ranks": 4, "iterations": 6}), {}, ["ideal"])[0].digest for name in (SCENARIO, "digits")
-        ]
+        return [sweeps.plan(load(name, {"ranks": 4, "iterations": 6}), {}, ["ideal"])[0].digest for name in names]
 
     monkeypatch.setattr("wagma.workloads.registry.find_spec", lambda _: True)
     before = digests()
     monkeypatch.setattr(sweeps, "_version", lambda name: "another" if name == library else _version(name))
-    timing, training = [new != old for new, old in zip(digests(), before, strict=True)]
-    assert (timing, training) == (library != "torch", True)
+    if library == "python":
+        monkeypatch.setattr(platform, "python_version", lambda: "another")
+    assert [name for name, new, old in zip(names, digests(), before, strict=True) if new != old] == counts
 
 
 def test_another_program_reuses_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -153,25 +153,26 @@ def bus_bandwidth(group_size: int, count: int, item: int, seconds: float) -> flo
     return count * item / seconds * 2 * (group_size - 1) / group_size
 
 
-def libraries(pythons: Sequence[Path]) -> list[Library]:
-    """This Python's MPI library and those of others, each as it is and yielding."""
+def libraries(pythons: Sequence[Path] | None) -> list[Library]:
+    """This Python's MPI library and those of others, each as it is and yielding. Raises InputError for one that has none.
+
+    pythons: None: those of the environments beside this one that are called like it, with a suffix (.venv-openmpi beside .venv), and have
+    an MPI. They are asked, not looked into: an environment may share packages with another one.
+    """
+    own = Path(sys.prefix)
+    beside = [folder / "bin" / "python" for folder in sorted(own.parent.glob(f"{own.name}-*"))]
     found = []
-    for python in (Path(sys.executable), *pythons):
-        name = job.library_of(python)
+    for python in (Path(sys.executable), *(beside if pythons is None else pythons)):
+        try:
+            name = job.library_of(python)
+        except InputError:
+            if pythons is None and python in beside:
+                continue
+            raise
         found.append(Library(python, name, False, job.waits(name, yielding=False) or {}))
         if (variables := job.waits(name, yielding=True)) is not None:
             found.append(Library(python, name, True, variables))
     return found
-
-
-def other_pythons() -> list[Path]:
-    """Environments beside this one that are called like it, with a suffix, and have mpi4py: .venv-openmpi beside .venv."""
-    own = Path(sys.prefix)
-    return [
-        folder / "bin" / "python"
-        for folder in sorted(own.parent.glob(f"{own.name}-*"))
-        if job.has_library(folder / "bin" / "python")
-    ]
 
 
 def measure(settings: Settings, others: Sequence[Library], progress: Progress) -> dict[str, Any]:

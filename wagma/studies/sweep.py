@@ -12,6 +12,7 @@ import inspect
 import itertools
 import json
 import os
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, fields
@@ -34,9 +35,8 @@ from wagma.studies.journal import SUFFIX, Journal
 #: A table of more rows is a mistake in the options, or asks for a program of one's own.
 MOST_POINTS = 100_000
 
-#: Whose version is part of a run's digest.
+#: Whose version is part of a run's digest; where ranks train, also what the workload needs.
 LIBRARIES = ("numpy", "scipy", "simpy")
-TRAINING_LIBRARIES = ("torch", "scikit-learn")
 
 Progress = Callable[[int, int], None]
 Settings = Mapping[str, Sequence[Any]]
@@ -321,8 +321,11 @@ def _shared_part(scenario: Scenario) -> str:
     table = {key: value for key, value in scenario.table.items() if key not in unread}
     if scenario.compute.measured is not None:
         table["compute"] = _measured(scenario)
-    libraries = (*LIBRARIES, *(TRAINING_LIBRARIES if scenario.training.workload != "none" else ()))
-    return _sha256([table, _program(), [_version(name) for name in libraries]])
+    versions = [_version(name) for name in LIBRARIES]
+    if scenario.training.workload != "none":
+        # Python's, too: its own sources are what the workload text reads.
+        versions += [platform.python_version(), *map(_version, workloads.REGISTRY[scenario.training.workload].needs.values())]
+    return _sha256([table, _program(), versions])
 
 
 def _measured(scenario: Scenario) -> str:

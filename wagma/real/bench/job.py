@@ -95,15 +95,6 @@ def library_of(python: Path) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def has_library(python: Path) -> bool:
-    """Whether it is a Python that can be compared with. Asked, not looked for: an environment may share packages with another one."""
-    try:
-        library_of(python)
-    except InputError:
-        return False
-    return True
-
-
 def waits(library: str, *, yielding: bool) -> Mapping[str, str] | None:
     """The variables that make a library yield, or not, while it waits; None if none is known."""
     known = YIELDING if yielding else SPINNING
