@@ -72,17 +72,21 @@ void Engine::begin_at(Version begin, const void* initial) {
   Schedule schedule = config_.schedule;
   schedule.begin = begin;
   Machine machine(rank_, schedule, config_.merge_once, config_.resident);
-  {
-    std::lock_guard lock(mutex_);
+  const auto check = [&] {  // under mutex_
     require_running();
     if (machine_.arrived() >= machine_.schedule().begin || machine_.activated() != kNone) {
       throw ProtocolError("rank " + std::to_string(rank_) + ": begin_at(" + std::to_string(begin) + ") is not allowed: version " +
                           std::to_string(std::max(machine_.arrived(), machine_.activated())) + " has begun");
     }
+  };
+  {
+    std::lock_guard lock(mutex_);
+    check();
   }
   // Not under the mutex, as no data is moved there: nothing is activated, and so nobody reads a buffer, before all ranks have been here.
   fill(machine, initial);
   std::lock_guard lock(mutex_);
+  check();  // once more: a peer that has not waited for all may have activated in between, and a machine that has begun must not be replaced
   machine_ = std::move(machine);
 }
 

@@ -23,8 +23,11 @@ constexpr Version kNobody = std::numeric_limits<Version>::max();
 // last one, which the others wait for, takes some microseconds, and that it is rarely cut in two by the scheduler.
 constexpr std::size_t kChunkBytes = 128 * 1024;
 constexpr auto kLook = std::chrono::milliseconds(200);
-// Where every rank has a core it pays to look again for about as long as a sleep and a wake take.
+// It pays to look again for about as long as a sleep and a wake take. Where a few ranks share a core, looks give way to each other
+// (pause), and what moves a small model is a thread's turn: then members that wait for it take turns in some microseconds each, while to
+// wake those that sleep takes longer than all the rest. With a larger model, or many ranks of a core, whoever looks is in the way.
 constexpr auto kPatience = std::chrono::microseconds(100);
+constexpr int kFewRanks = 4;  // of a core
 constexpr auto kUnshared = std::chrono::microseconds(10);
 // For so long a rank that has activated others trusts that they come by themselves before it rings; of those only that came in time, or
 // nearly, the last times. Where they have cores of their own a balanced run then needs no system call, and a late rank is activated so
@@ -68,7 +71,7 @@ void NodeTransport::send_activation(int to, Activation activation) {
     return;
   }
   mailbox.activated[activation.dimension].store(activation.version);
-  if (grace_ > Clock::duration::zero() && comes_soon(to)) {
+  if (grace_ > Clock::duration::zero() && comes_soon(to) && !waits_for_activation(to)) {
     put_off(activation.dimension, activation.version);
   } else {
     ring_for(mailbox, activation.dimension, activation.version);
@@ -86,6 +89,11 @@ void NodeTransport::note_lateness(Clock::duration late) {
 // As it did the last times. One that came late is rung for at once.
 bool NodeTransport::comes_soon(int rank) const {
   return std::chrono::nanoseconds(node_->mailbox(rank).lateness.load(std::memory_order_relaxed)) <= grace_;
+}
+
+// It has come, and sleeps until it is activated: every moment of grace would be one that its caller waits.
+bool NodeTransport::waits_for_activation(int rank) const {
+  return node_->mailbox(rank).awaits.load(std::memory_order_relaxed) != 0;
 }
 
 // `rung` before the look at the bell: if the receiver is awake, and goes without having seen the activation, it sees this (news). It only
@@ -143,9 +151,14 @@ void NodeTransport::begin(const Execution& execution) {
   // Not before the first execution: only then every rank has entered, and with it its cores are known.
   const int cores = node_->cores();
   fits_ = world_size() <= cores;
-  patience_ = fits_ ? kPatience : Clock::duration::zero();
+  const int ranks_per_core = (world_size() + cores - 1) / cores;
+  patience_ = fits_ || (chunks_ == 1 && ranks_per_core <= kFewRanks) ? kPatience : Clock::duration::zero();
   const std::size_t moved = 2 * members * execution.count * item;
-  grace_ = fits_ ? kGrace : shared_grace(moved, (world_size() + cores - 1) / cores);
+  // A sync of all ranks moves more than the groups in between, which activations are for: it says nothing about them.
+  if (!graced_ || static_cast<int>(members) < world_size()) {
+    grace_ = fits_ ? kGrace : shared_grace(moved, ranks_per_core);
+    graced_ = true;
+  }
   stores_ = stores_for(moved);
   present_ = execution.model != nullptr;
   willing_ = present_ && goes_directly();
@@ -220,9 +233,14 @@ Progress NodeTransport::progress() {
     if (!(met_ = all_begun())) return {.moved = fills};
   }
   if (direct_ || (direct_ = willing_ && all_present())) return progress_directly();
-  if (filled_ < chunks_) {  // somebody is late, or it is not for the direct way: members take turns as always
-    while (filled_ < chunks_) fill_chunk();
-    ring_members();
+  if (filled_ < chunks_ || !told_) {  // somebody is late, or it is not for the direct way: members take turns as always
+    while (filled_ < chunks_) {
+      if (has_put_off()) ring_due(in_ns(Clock::now()));  // of other groups: a whole model takes longer than the grace
+      fill_chunk();
+    }
+    told_ = true;
+    // Of one chunk there is nothing to share: whoever fills last finds all filled, takes it in this very round, and rings when it is done.
+    if (chunks_ > 1) ring_members();
   }
   bool moved = false;
   while (const auto chunk = take_chunk()) {
@@ -241,12 +259,15 @@ Progress NodeTransport::progress() {
 std::vector<int> NodeTransport::missing() {
   std::vector<int> ranks;
   if (!running_) return ranks;
+  // The chunk that cannot be taken before all have filled it; with another version's tag on the first desk there is none left.
+  const std::uint64_t next = node_->desk(execution_.members.front()).next_chunk.load();
+  const std::uint64_t wanted = direct_ ? averaged_ : (next & ~kLower) == tag_ ? next & kLower : chunks_;
   for (const int member : execution_.members) {
     const Desk& desk = node_->desk(member);
     const std::uint64_t filled = desk.filled.load();
     // Not begun; or begun, and the others wait for what it has yet to fill; or, in the direct way, for it to be through.
     const bool here = met_ && (filled & ~kLower) == tag_;
-    const bool behind = here && (((filled & kCount) < chunks_ && (filled & kCount) <= averaged_) || (counted_ && (filled & kThrough) == 0));
+    const bool behind = here && (((filled & kCount) < chunks_ && (filled & kCount) <= wanted) || (counted_ && (filled & kThrough) == 0));
     if (desk.begun.load() < execution_.version || (member != rank_ && behind)) ranks.push_back(member);
   }
   return ranks;
@@ -289,6 +310,7 @@ std::uint32_t NodeTransport::announce(Sleeper who) {
   ring_due(who == Sleeper::application ? in_ns(Clock::now()) : kNever - 1);
   if (const std::int64_t due = due_.load(); due != kNever && due != std::exchange(told_due_, due)) own().bell.ring_for(Sleeper::progress);
   look_for_the_dead();
+  own().awaits.store(who == Sleeper::application && !running_, std::memory_order_relaxed);
   return own().bell.announce(who);
 }
 
@@ -312,7 +334,7 @@ bool NodeTransport::news() const {
 // spin would keep it from running until patience ends. Ranks then take turns at being in each other's way for as long as a run lasts.
 void NodeTransport::pause(Clock::duration idle) {
 #if defined(__x86_64__)
-  if (idle < kUnshared) return _mm_pause();
+  if (fits_ && idle < kUnshared) return _mm_pause();
 #endif
   ::sched_yield();
 }

@@ -112,7 +112,8 @@ void mailbox_keeps_the_highest() {
 }
 
 // A sender that expects the receiver soon posts and does not ring; whatever thread of it comes first rings when it is due, if the receiver has
-// not looked by then. For one that came late it rings at once, until that is long ago.
+// not looked by then. For one that came late it rings at once, until that is long ago, and for one that
+// sleeps until it is activated.
 void ringing_is_put_off() {
   const auto node = Node::in_process({2, 2, 64});
   NodeTransport sender(node, 0), receiver(node, 1);
@@ -147,6 +148,16 @@ void ringing_is_put_off() {
   WAGMA_CHECK(receiver.news() && receiver.poll_activation()->version == 5);
   for (int i = 0; i < 10; ++i) receiver.note_lateness(Clock::duration::zero());
   sender.send_activation(1, {6, 0});
+  WAGMA_CHECK(!receiver.news() && receiver.poll_activation()->version == 6);
+  receiver.announce(Sleeper::application);  // it waits for nothing but an activation
+  sender.send_activation(1, {7, 0});
+  WAGMA_CHECK(receiver.news() && receiver.poll_activation()->version == 7);
+  execution.contribution = receiver.buffer(0);
+  execution.target = receiver.buffer(1);
+  execution.version = 1;
+  receiver.begin(execution);  // and now for the sender, which has not begun this version
+  receiver.announce(Sleeper::application);
+  sender.send_activation(1, {8, 0});
   WAGMA_CHECK(!receiver.news());
 }
 

@@ -35,6 +35,8 @@ struct alignas(64) Mailbox {
   alignas(64) std::array<Atomic<Version>, kDimensions> taken;
   // How late the rank was (Transport::note_lateness), ns, less for what is longer ago; a hint whether to put off ringing. By the rank itself.
   Atomic<std::int64_t> lateness;
+  // Whether the application sleeps until an activation comes (another hint, whether it helps to put off ringing). By whoever drives the rank.
+  Atomic<std::int32_t> awaits;
 };
 
 // What one rank shows of its present execution. Written by the rank itself before `begun`, which publishes it together with the

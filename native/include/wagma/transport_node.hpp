@@ -61,6 +61,7 @@ class NodeTransport final : public Transport {
  private:
   Mailbox& own() const { return node_->mailbox(rank_); }
   bool comes_soon(int rank) const;
+  bool waits_for_activation(int rank) const;
   bool goes_directly() const;
   bool all_begun() const;
   bool all_filled(std::size_t chunk) const;
@@ -84,6 +85,7 @@ class NodeTransport final : public Transport {
   const int dimensions_;  // of the activation trees
   Clock::duration patience_{};
   Clock::duration grace_{};
+  bool graced_ = false;
   // What was posted and not yet rung for, by dimension (-1: nothing), and when that is due, in ns of the clock. Written by whoever drives;
   // taken by that thread, or by the progress thread, which keeps the time while the application sleeps. An entry is written before `due_`,
   // which is cleared before entries are taken: so no entry stays that nothing is due for. Each is taken once.
