@@ -26,8 +26,16 @@ KERNELS: Mapping[str, Mapping[str, Any]] = {
 STRATA = 8
 SEEDS_TRIED = 2000
 LIMIT_S = 300.0
+#: What lining up costs in an iteration, of 32 ranks on two cores.
+LINE_UP_S = 0.05
+#: A library whose calls take so many times as long as the ranks' steps alone predict is tried with no larger size.
+HOPELESS = 8
+#: ... and one that was nowhere within so many times the fastest is not tried again in further repetitions.
+CONTENDS = 2.0
 
 Progress = Callable[[int, int], None]
+#: By kernel (an MPI library in a job of its own: "mpi N") and bytes, the blocks of all repetitions.
+Found = dict[tuple[str, int], list[dict[str, Any]]]
 
 
 def initiators(ranks: int, seed: int, iterations: int) -> list[int]:
@@ -88,45 +96,79 @@ def measure(
         raise InputError(f"--ranks {ranks}: must be at least 2, or nobody waits for anybody")
     for options in KERNELS.values():
         options_of(options)
-    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
     seeds = even_seeds(ranks, iterations, repetitions)
-    limit_s = LIMIT_S + 10 * len(sizes) * len(KERNELS) * iterations * (ranks * step_s + 0.05)
-    total = repetitions * (1 + len(others)) * 100
-    done = 0
-
-    def heard(part: int, parts: int) -> None:
-        progress(done + 100 * part // parts, total)
-
-    for seed in seeds:
-        kernels = {**KERNELS, "majority": {**KERNELS["majority"], "seed": seed}}
-        what = {
-            "benchmark": "partial",
-            "ranks": ranks,
-            "sizes": list(sizes),
-            "iterations": iterations,
-            "step_s": step_s,
-            "kernels": kernels,
-        }
-        result = job.run(job.Job(ranks, ["-m", "wagma.real.bench.partial"], what), limit_s, heard)
-        for one in result["blocks"]:
-            found.setdefault((one["kernel"], one["bytes"]), []).append(one)
-        done += 100
-        for number, library in enumerate(others):
-            for one in job.run(library.job(ranks, what), limit_s)["blocks"]:
-                found.setdefault((f"mpi {number}", one["bytes"]), []).append(one)
-            done += 100
-            progress(done, total)
+    block_s = iterations * (ranks * step_s + LINE_UP_S)
+    what = {
+        "benchmark": "partial",
+        "ranks": ranks,
+        "sizes": list(sizes),
+        "iterations": iterations,
+        "step_s": step_s,
+        "limit_s": block_s,
+        "hopeless_s": HOPELESS * waits(ranks, ranks - 1) * step_s,
+    }
+    found = _run(what, seeds, others, LIMIT_S + 10 * len(sizes) * len(KERNELS) * block_s, progress)
     rows = [row for size in sizes for row in _rows(found, size, ranks, step_s, seeds, iterations)]
     drawn = [rank for seed in seeds for rank in initiators(ranks, seed, iterations)]
     return {
         "schema": 1, "benchmark": "partial", "ranks": ranks, "iterations": iterations, "step_s": step_s, "seeds": seeds,
         "initiators_by_stratum": [sum(stratum(ranks, rank) == s for rank in drawn) for s in range(min(STRATA, ranks))],
-        "results": rows,
+        "results": rows, "mpi_variants": _variants(found, others),
     }  # fmt: skip
 
 
+def _run(what: Mapping[str, Any], seeds: Sequence[int], others: Sequence[Library], limit_s: float, progress: Progress) -> Found:
+    """All jobs: in each repetition one with the kernel in it, and one for each MPI library that may be the fastest."""
+    found: Found = {}
+    ranks = what["ranks"]
+    contenders = list(range(len(others)))
+    done, total = 0, len(seeds) * (1 + len(others)) * 100
+
+    def heard(part: int, parts: int) -> None:
+        progress(done + 100 * part // parts, total)
+
+    for number, seed in enumerate(seeds):
+        kernels = {**KERNELS, "majority": {**KERNELS["majority"], "seed": seed}}
+        main = job.Job(ranks, ["-m", "wagma.real.bench.partial"], {**what, "kernels": kernels})
+        jobs = [("", main), *((f" {index}", others[index].job(ranks, what)) for index in contenders)]
+        for name, one in jobs:
+            result = job.run(one, limit_s, heard)
+            for block in result["blocks"]:
+                found.setdefault((block["kernel"] + name, block["bytes"]), []).append(block | {"library": result["library"]})
+            done += 100
+            progress(done, total)
+        contenders = [index for index in contenders if contends(found, f"mpi {index}", what["sizes"])]
+        total = done + (len(seeds) - 1 - number) * (1 + len(contenders)) * 100
+    return found
+
+
+def _mean(blocks: Sequence[Mapping[str, Any]]) -> float:
+    return statistics.fmean(seconds for one in blocks for seconds in one["seconds"])
+
+
+def contends(found: Found, name: str, sizes: Sequence[int]) -> bool:
+    """Whether at any size this one of the MPI libraries was within CONTENDS times the fastest of them."""
+    means = {key: _mean(blocks) for key, blocks in found.items() if key[0].startswith("mpi")}
+    fastest = {size: min(mean for (_, bytes_), mean in means.items() if bytes_ == size) for size in sizes}
+    return any(means.get((name, size), float("inf")) <= CONTENDS * fastest[size] for size in sizes)
+
+
+def _variants(found: Found, others: Sequence[Library]) -> list[dict[str, Any]]:
+    """What MPI_Allreduce took in each library that was tried; alone: in a job of its own."""
+    rows = []
+    for (kernel, size), blocks in found.items():
+        if kernel.startswith("mpi"):
+            alone = kernel != "mpi"
+            yielding = others[int(kernel[4:])].yielding if alone else job.yields(blocks[0]["library"])
+            rows.append({
+                "library": blocks[0]["library"], "yielding": yielding, "alone": alone, "bytes": size, "mean_s": _mean(blocks),
+                "iterations": sum(len(one["seconds"]) for one in blocks),
+            })  # fmt: skip
+    return rows
+
+
 def _rows(
-    found: Mapping[tuple[str, int], list[dict[str, Any]]],
+    found: Found,
     size: int,
     ranks: int,
     step_s: float,
@@ -139,14 +181,16 @@ def _rows(
         for (kernel, bytes_), blocks in found.items()
         if bytes_ == size
     }
-    best = min((name for name in means if name.startswith("mpi")), key=lambda name: statistics.median(means[name]))
+    tried = [name for name in means if name.startswith("mpi") and len(means[name]) == len(seeds)]
+    best = min(tried, key=lambda name: statistics.median(means[name]))
     rows = []
     for kernel in KERNELS:
         mine = means[best if kernel == "mpi" else kernel]
         ratios = [other / own for other, own in zip(means[best], mine, strict=True)]
         blocks = found[best if kernel == "mpi" else kernel, size]
         row = {
-            "kernel": kernel, "bytes": size, "mean_s": statistics.median(mine), "mean_s_spread": [min(mine), max(mine)],
+            "kernel": kernel, "bytes": size, "iterations": sum(len(one["seconds"]) for one in blocks),
+            "mean_s": statistics.median(mine), "mean_s_spread": [min(mine), max(mine)],
             "mpi_over_this": statistics.median(ratios), "mpi_over_this_spread": [min(ratios), max(ratios)],
             "nap": statistics.fmean(n for one in blocks for n in one["nap"]) if "nap" in blocks[0] else float(ranks),
         }  # fmt: skip

@@ -24,22 +24,24 @@ def measure(
     """All sizes of all kernels in turns, on rank 0; None elsewhere. NAP: how many ranks were fresh, by iteration."""
     rounds = Rounds(comm)
     found = []
-    for number, size in enumerate(specification["sizes"]):
+    parts, done = len(specification["sizes"]) * len(specification["kernels"]), 0
+    for size in specification["sizes"]:
         for kernel, options in specification["kernels"].items():
             if kernel == "mpi":
-                one = staggered(
-                    rounds, Allreduce(comm, size // 4, "float32", "tensor"), specification, kernel=kernel, bytes=size
-                )
-                nap = np.full(specification["iterations"], comm.size)
+                call, limit_s = Allreduce(comm, size // 4, "float32", "tensor"), specification["limit_s"]
+                one = staggered(rounds, call, specification, limit_s, kernel=kernel, bytes=size)
+                nap = np.full(0 if one is None else len(one["seconds"]), comm.size)
             else:
                 wagma = Wagma(comm, size // 4, "float32", "tensor", comm.size, options)
+                # All iterations, however long they take: each has the initiator that was drawn for it.
                 one = staggered(rounds, wagma, specification, kernel=kernel, bytes=size)
                 nap = comm.allreduce(np.array(wagma.fresh[FIRST_VERSION:], np.int64))
                 wagma.close()
             if one is not None:
                 found.append(one | {"nap": nap.tolist()})
-        if progress is not None:
-            progress(number + 1, len(specification["sizes"]))
+            done += 1
+            if progress is not None:
+                progress(done, parts)
     return {"library": library(), "blocks": found} if comm.rank == 0 else None
 
 

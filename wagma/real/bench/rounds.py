@@ -214,17 +214,34 @@ def lateness(specification: Mapping[str, Any]) -> Sequence[float]:
 
 
 def measure_partial(comm: Any, specification: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """MPI_Allreduce over all ranks, of each size, with the ranks coming one after the other."""
+    """MPI_Allreduce over all ranks, with the ranks coming one after the other.
+
+    The smallest size first, and no larger one after a mean latency above the specification's hopeless_s: a library that spins, on ranks
+    that share cores, may take a minute for a call that takes another one milliseconds.
+    """
     rounds = Rounds(comm)
-    calls = ((size, Allreduce(comm, size // 4, "float32", "tensor")) for size in specification["sizes"])
-    found = [staggered(rounds, call, specification, kernel="mpi", bytes=size) for size, call in calls]
-    return [one for one in found if one is not None]
+    found: list[dict[str, Any]] = []
+    hopeless = False
+    for number, size in enumerate(sorted(specification["sizes"])):
+        if not hopeless:
+            call = Allreduce(comm, size // 4, "float32", "tensor")
+            done = staggered(rounds, call, specification, specification["limit_s"], kernel="mpi", bytes=size)
+            found += [] if done is None else [done]
+            hopeless = comm.bcast(done is not None and float(np.mean(done["seconds"])) > specification["hopeless_s"])
+        if comm.rank == 0:
+            report("progress", [number + 1, len(specification["sizes"])])
+    return found
 
 
-def staggered(rounds: Rounds, call: Call, specification: Mapping[str, Any], **what: Any) -> dict[str, Any] | None:
-    """Rank r calls r + 1 steps after the start; of each iteration the mean over ranks of the time from a rank's call to its return."""
+def staggered(
+    rounds: Rounds, call: Call, specification: Mapping[str, Any], limit_s: float = float("inf"), **what: Any
+) -> dict[str, Any] | None:
+    """Rank r calls r + 1 steps after the start; of each iteration the mean over ranks of the time from a rank's call to its return.
+
+    limit_s: fewer iterations than asked for if they take longer, as in `Rounds.run`.
+    """
     delay_s = (rounds.comm.rank + 1) * specification["step_s"]
-    times = rounds.run(call, specification["iterations"], delay_s, float("inf"))
+    times = rounds.run(call, specification["iterations"], delay_s, limit_s)
     return None if times is None else {**what, "seconds": ((times[1] - times[0]) * 1e-9).mean(axis=0).tolist()}
 
 
