@@ -20,7 +20,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 import wagma  # noqa: E402
 from tests.checkpointing import Turns, bits, model_of, run  # noqa: E402
-from wagma.errors import InputError, WagmaError  # noqa: E402
+from wagma.errors import InputError, NotFinite, WagmaError  # noqa: E402
 from wagma.real.checkpoints import files  # noqa: E402
 from wagma.real.checkpoints.values import Encoder, decode  # noqa: E402
 from wagma.real.local import LocalCommunicator, run_local  # noqa: E402
@@ -112,6 +112,13 @@ class Odd(torch.nn.Module):
         self.names = list(state["names"])
 
 
+class Plain(Odd):
+    """The same without that."""
+
+    get_extra_state = torch.nn.Module.get_extra_state
+    set_extra_state = torch.nn.Module.set_extra_state
+
+
 def test_odd_models(tmp_path: Path) -> None:
     def program(comm: LocalCommunicator, resume: bool) -> Any:
         model = Odd()
@@ -132,6 +139,31 @@ def test_odd_models(tmp_path: Path) -> None:
     assert sorted(plain_model(path)) == ["first.bias", "first.weight", "second.bias", "seen"]
     assert run_local(2, lambda comm: program(comm, resume=True)) == before
     assert before[1][1:] == (["begin", "rank 1"], [2, 2])
+
+
+def test_what_modules_keep_goes_into_a_compiled_model_and_out_of_one(tmp_path: Path) -> None:
+    """torch.compile puts its own prefix before the names, at which nothing would be found."""
+    models = {kind: Odd() for kind in ("saved", "loaded")}
+    compiled = torch.compile(models["saved"], backend="eager")
+
+    def go_on(comm: LocalCommunicator, model: Any) -> None:
+        optimizer = wagma.distribute(torch.optim.SGD(model.parameters(), lr=0.1), model, comm=comm)
+        with optimizer:
+            wagma.load_checkpoint(tmp_path, optimizer)
+
+    def program(comm: LocalCommunicator) -> None:
+        with wagma.distribute(torch.optim.SGD(compiled.parameters(), lr=0.1), compiled, comm=comm) as optimizer:
+            models["saved"].names.append("end")
+            wagma.save_checkpoint(tmp_path, optimizer)
+        go_on(comm, models["loaded"])
+
+    run_local(1, program)
+    assert models["loaded"].names == ["begin", "end"]
+    bare = Plain()
+    with pytest.raises(
+        InputError, match=r"of another model: '_extra_state' is what one of their modules keeps, and this one has none"
+    ):
+        run_local(1, lambda comm: go_on(comm, bare))
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 2), (2, 1), (1, 2)])
@@ -289,6 +321,77 @@ def test_a_file_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     assert not list(tmp_path.iterdir())  # what was written is gone
     monkeypatch.undo()
     assert answers(2, attempt) == ["nothing was raised"] * 2
+
+
+class Failing:
+    """An object of the program's, which fails on one rank alone."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.rank != 1 else {}["of two\nlines"]
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+
+def test_what_a_programs_own_class_raises_is_heard_of_by_all(tmp_path: Path) -> None:
+    """Else the other ranks wait for that one until their limit."""
+
+    def attempt(comm: LocalCommunicator) -> None:
+        with one_step(comm, 0) as optimizer:
+            wagma.save_checkpoint(tmp_path, optimizer, state={"mine": Failing(comm.rank)})
+
+    assert answers(3, attempt) == [r"InputError: rank 1: state['mine'].state_dict(): KeyError: 'of two\nlines'"] * 3
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_at_a_moment_at_which_the_model_is_the_ranks_own(tmp_path: Path) -> None:
+    def saved(comm: LocalCommunicator) -> None:
+        with one_step(comm, 1, sync_period=1) as optimizer:
+            wagma.save_checkpoint(tmp_path, optimizer)
+
+    def save_inside(comm: LocalCommunicator) -> None:
+        with one_step(comm, 1, sync_period=1) as optimizer, optimizer.consolidated():
+            wagma.save_checkpoint(tmp_path, optimizer)
+
+    def load_inside(comm: LocalCommunicator) -> None:
+        with one_step(comm, 0, sync_period=1) as optimizer, optimizer.consolidated():
+            wagma.load_checkpoint(tmp_path, optimizer)  # what it loads would be undone at the end
+
+    def load_after_close(comm: LocalCommunicator) -> None:
+        with one_step(comm, 0, sync_period=1) as optimizer:
+            pass
+        wagma.load_checkpoint(tmp_path, optimizer)
+
+    def save_after_failure(comm: LocalCommunicator) -> None:
+        optimizer = one_step(comm, 1, sync_period=1, check_finite=True)
+        next(iter(optimizer._parts.agreed.model.parameters())).grad.fill_(float("nan"))
+        with pytest.raises(NotFinite):
+            optimizer.step()  # the model is updated, and averaged with nobody's
+        wagma.save_checkpoint(tmp_path, optimizer)
+
+    assert answers(2, saved) == ["nothing was raised"] * 2
+    for attempt, ranks, reason in (
+        (save_inside, 2, r"save_checkpoint: called inside consolidated\(\)"),
+        (load_inside, 2, r"load_checkpoint: called inside consolidated\(\)"),
+        (load_after_close, 2, r"load_checkpoint: called after close"),
+        (save_after_failure, 1, r"save_checkpoint: a step has failed, and the model stands in the middle of iteration 1"),
+    ):
+        for text in answers(ranks, attempt):
+            assert re.match(rf"InputError: rank 0: {reason}", text), text
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_names_of_new_folders_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is on the disk in a folder whose name is not is lost with the power."""
+    settled: list[Path] = []
+    settle = files.settle
+    monkeypatch.setattr(files, "settle", lambda folder: (settled.append(folder), settle(folder))[1])
+    path = files.begin(tmp_path / "a" / "b", 7)
+    assert path.is_dir()
+    assert settled == [tmp_path / "a", tmp_path, tmp_path / "a" / "b"]
 
 
 @pytest.mark.parametrize("resident", [False, True])

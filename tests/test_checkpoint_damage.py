@@ -78,6 +78,17 @@ def rewrite(**changes: Any) -> Callable[[Path], None]:
     return change
 
 
+def forge(name: str, content: bytes) -> Callable[[Path], None]:
+    """Another content of a file, with a manifest that fits."""
+
+    def change(path: Path) -> None:
+        (path / name).write_bytes(content)
+        said = json.loads((path / files.MANIFEST).read_text())["files"]
+        rewrite(files=said | {name: files.sealed(path / name)})(path)
+
+    return change
+
+
 def damages(original: Path) -> dict[str, tuple[Callable[[Path], None], str]]:
     rng = random.Random(5)
     cases: dict[str, tuple[Callable[[Path], None], str]] = {}
@@ -102,6 +113,12 @@ def damages(original: Path) -> dict[str, tuple[Callable[[Path], None], str]]:
         "newer": (rewrite(format_version=2), "format_version = 2: wagma .* wrote it, this one reads 1"),
         "no ranks": (rewrite(ranks=None), "ranks = None: must be of type int"),
         "names no file": (rewrite(files={}), r"manifest.json names no rank-0000\d.safetensors"),
+        "files of another form": (rewrite(files={"rank-00001.json": 3}), "manifest.json: files has 'rank-00001.json' = 3: must be"),
+        "shape of another form": (rewrite(model={"weight": ["float32", 3]}), "manifest.json: model has 'weight' = .'float32', 3.: must be"),
+        "state of another form": (rewrite(state=[1]), "manifest.json: state has 1: must be names"),
+        "far too late": (rewrite(iteration=1 << 70), "manifest.json: ranks = 2 and iteration = 1180591620717411303424: must be"),
+        "deep": (forge("rank-00001.json", b"[" * 100_000), "RecursionError: maximum recursion depth exceeded"),
+        "other values": (forge("rank-00001.json", b"{}"), "rank-00001.json cannot be read: KeyError: 'optimizer'"),
         "other algorithm": (
             rewrite(algorithm="wagma_sgd"), "it was saved with algorithm = 'wagma_sgd', this run has 'local_sgd'; consolidated",
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,20 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("wagma._native")
 
-from wagma.core.digest import digest  # noqa: E402  after the checks that they can be imported
+from real_ranks import registered  # noqa: E402  after the checks that they can be imported
+
+from wagma.algorithms import ALGORITHMS as ALL  # noqa: E402
+from wagma.algorithms import Collectives, register  # noqa: E402
+from wagma.core.digest import digest  # noqa: E402
+from wagma.core.effects import Algorithm, ApplyUpdate, ComputeGradient, RankView, Scale  # noqa: E402
 from wagma.errors import CollectiveTimeout, InputError, ModelMismatch  # noqa: E402
 from wagma.real.local import LocalCommunicator, run_local  # noqa: E402
 from wagma.real.seeing.recorder import assemble  # noqa: E402
 from wagma.real.wrapper.distribute import distribute  # noqa: E402
 from wagma.scenario import read  # noqa: E402
+from wagma.trace import load_trace  # noqa: E402
 from wagma.validate import validate  # noqa: E402
+from wagma.workloads.flat import FlatGradient, FlatView  # noqa: E402
 from wagma.workloads.seeded import seeded  # noqa: E402
 
 ALGORITHMS = ("wagma_sgd", "allreduce_sgd", "local_sgd", "ideal")
@@ -77,6 +85,40 @@ def test_one_rank_trains_as_without_wagma() -> None:
         return content(model)
 
     assert all_equal([content(alone), *run_local(1, program)])
+
+
+@pytest.mark.parametrize("algorithm", ALL)
+def test_records_of_a_rank_alone_cost_no_copy_of_its_model(
+    algorithm: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without digests nobody asks for values: the model goes nowhere, the trace is what it would be, and the training, too."""
+    moved: list[str] = []
+    for name in ("_read", "_write"):
+        for view in (FlatView, FlatGradient):
+            real = getattr(view, name)
+            monkeypatch.setattr(view, name, lambda *a, real=real, name=name: moved.append(name) or real(*a))
+
+    def program(comm: LocalCommunicator, **options: Any) -> list[Any]:
+        model = model_for(1)
+        optimizer = distribute(
+            torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), model, algorithm, sync_period=3, comm=comm, **options
+        )
+        generator = torch.Generator().manual_seed(100)
+        moved.clear()
+        with optimizer:
+            for _ in range(7):
+                optimizer.zero_grad()
+                model(torch.randn(8, 5, generator=generator)).square().mean().backward()
+                optimizer.step()
+            assert moved == []
+        return content(model)
+
+    path = tmp_path / "alone.jsonl"
+    assert all_equal([*run_local(1, program), *run_local(1, lambda comm: program(comm, trace=path))])
+    trace = load_trace(path)
+    assert validate(trace) == []
+    assert [a.iteration for a in trace.iterations] == list(range(7))
+    assert len(trace.executions) == {"wagma_sgd": 7, "eager_sgd": 7, "allreduce_sgd": 7, "local_sgd": 2}.get(algorithm, 0)
 
 
 def test_frozen_parameters_and_buffers_start_from_rank_0() -> None:
@@ -306,3 +348,29 @@ def test_promises_hold_when_ranks_do_nothing_but_average(sync_period: int | str)
     trace = assemble(read(table, "test"), "wagma_sgd", "model", run_local(4, program))
     assert validate(trace) == []
     assert any(record.fresh is False for record in trace.iterations)
+
+
+def test_what_a_rank_alone_does_is_for_the_algorithm_to_say() -> None:
+    """One rank of those that come with wagma does what its optimizer does. Of another one nobody knows, wherever its file is."""
+    assert all(one.plain_alone for name, one in ALL.items())
+    with registered("halving"):
+
+        @register("halving", Collectives.NONE)
+        def halving(rank: RankView) -> Algorithm:
+            for t in rank.iterations:
+                yield ComputeGradient(t)
+                yield ApplyUpdate(t)
+                yield Scale(t, 0.5)
+
+        halving.__module__ = "wagma.algorithms.halving"
+
+        def program(comm: LocalCommunicator) -> float:
+            model = torch.nn.Linear(1, 1, bias=False)
+            with torch.no_grad():
+                model.weight.fill_(8.0)
+            with distribute(torch.optim.SGD(model.parameters(), lr=1.0), model, "halving", comm=comm) as wrapped:
+                model.weight.grad = torch.full((1, 1), 2.0)
+                wrapped.step()
+            return float(model.weight.detach())
+
+        assert run_local(1, program) == [3.0]

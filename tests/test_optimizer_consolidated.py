@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -229,5 +230,42 @@ def test_a_sync_on_another_rank_is_noticed() -> None:
         call = evaluate if comm.rank == 0 else lambda: optimizer._parts.extras.after(1)
         with pytest.raises(InputError, match=r"call it on all"):
             call()
+
+    on(2, program)
+
+
+def test_what_a_rank_alone_changes_inside_is_undone_as_well() -> None:
+    def program(comm: Any) -> None:
+        model = normed(0)
+        with distribute(sgd(model), model, comm=comm) as optimizer:
+            loop(comm, model, optimizer, 1)
+            before = parameters(model)
+            with optimizer.consolidated():
+                model[0].weight.data.fill_(7.0)
+            assert same(before, parameters(model))
+
+    on(1, program)
+
+
+def test_after_a_limit_it_says_the_same_again() -> None:
+    """This rank stands in a meeting that nobody can leave; it is no defect of wagma, which ProtocolError would mean."""
+    over = threading.Event()
+
+    def program(comm: Any) -> None:
+        model = linear(0)
+        optimizer = distribute(sgd(model), model, comm=comm, timeout_s=0.3)
+        if comm.rank == 1:
+            assert over.wait(20.0)
+            return
+        try:
+            said = []
+            for _ in range(2):
+                with pytest.raises(CollectiveTimeout) as caught:
+                    optimizer.consolidated().__enter__()
+                said.append(str(caught.value))
+            assert said[0] == said[1]
+            assert said[0].startswith("rank 0: consolidated() waits for every rank that has not closed: rank 0: version 0")
+        finally:
+            over.set()
 
     on(2, program)

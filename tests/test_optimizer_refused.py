@@ -17,6 +17,7 @@ from training import all_same, content, distribute, linear, loop, on, parameters
 
 from wagma import errors  # noqa: E402
 from wagma.errors import InputError, ModelChanged, ModelMismatch, NotFinite, PeerFailed, WagmaError  # noqa: E402
+from wagma.real.limited import TEXT_BYTES, _cut  # noqa: E402
 
 
 def test_every_error_can_be_caught_as_one_and_as_what_python_has() -> None:
@@ -117,9 +118,14 @@ def removed(model: Any) -> None:
     model[0].bias = None
 
 
+def reshaped(model: Any) -> None:
+    model[0].bias.data = torch.zeros(1)  # the model still runs
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
+        (reshaped, "rank 1: parameter '0.bias' has shape (1,) since distribute, and had (3,); wrap anew after the change"),
         (replaced, "rank 1: parameter '1.weight' was replaced since distribute; change its data in place"),
         (unfrozen, "rank 1: parameter '1.bias' was unfrozen since distribute"),
         (grown, "rank 1: module '0' has got or lost parameters"),
@@ -299,3 +305,62 @@ def test_without_mpi_it_is_one_line() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert "mpi4py" in done.stdout
     assert done.stdout.count("\n") == 1
+
+
+def test_tensors_that_cannot_be_written_are_refused() -> None:
+    def expanded(name: str) -> Any:
+        model = linear(0)
+        if name == "mask":
+            model.register_buffer(name, torch.ones(1).expand(4))
+        else:
+            model[0].bias = torch.nn.Parameter(torch.zeros(1).expand(3))
+        return model
+
+    def on_meta() -> Any:
+        return torch.nn.Linear(3, 3, device="meta")
+
+    def empty() -> Any:
+        return torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(0, 2))])
+
+    for make, complaint in (
+        (lambda: expanded("mask"), r"rank 0: buffer 'mask' has strides \(0,\): its elements share memory"),
+        (lambda: expanded("bias"), r"rank 0: parameter '0.bias' has strides \(0,\): its elements share memory"),
+        (on_meta, "rank 0: parameter 'weight' is on meta and has no values"),
+        (empty, r"rank 0: the model's parameters are empty: '0' has shape \(0, 2\)"),
+    ):
+
+        def program(comm: Any, make: Any = make) -> None:
+            model = make()
+            distribute(sgd(model), model, comm=comm)
+
+        refused(InputError, complaint, program)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"seed": "x"}, "seed = 'x': must be a whole number"),
+        ({"seed": -1}, "seed = -1: must be a whole number, at least 0"),
+        ({"seed": 1 << 63}, "seed = 9223372036854775808: must be"),
+        ({"settings": [1]}, r"settings = \[1\]: must be a dict"),
+        ({"timeout_s": "5"}, "timeout_s = '5': must be above 0"),
+        ({"timeout_s": None}, "timeout_s = None: must be above 0"),
+        ({"check_finite": "yes"}, "check_finite = 'yes': must be True or False"),
+        ({"merge_once": 3}, "merge_once = 3: must be True or False"),
+        ({"resident": "x"}, "resident = 'x': must be True or False"),
+    ],
+)
+def test_options_of_other_types_are_refused(options: dict[str, Any], complaint: str) -> None:
+    def program(comm: Any) -> None:
+        model = linear(0)
+        distribute(sgd(model), model, comm=comm, **options)
+
+    refused(InputError, f"rank 0: {complaint}", program)
+
+
+def test_long_texts_that_differ_at_their_ends_do_not_agree() -> None:
+    """Ranks compare texts of a fixed length, and what is cut away must count."""
+    same, other = (_cut("x" * 600 + end) for end in "ab")
+    assert len(same) == len(other) == TEXT_BYTES
+    assert same != other
+    assert _cut("short \udcff") == b"short \\udcff"

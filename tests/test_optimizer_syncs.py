@@ -344,3 +344,64 @@ def test_content_is_untouched_by_a_model_of_constants() -> None:
         return torch.equal(before, model.table)
 
     assert on(5, program) == [True] * 5
+
+
+def test_state_is_averaged_by_parameter_whatever_the_order_in_the_optimizer() -> None:
+    """Groups may be made from sets or by size; the model's order is the one that all ranks have."""
+
+    def program(comm: Any) -> Any:
+        model = linear(0, (3, 2))
+        given = list(model.parameters())
+        if comm.rank == 1:
+            given.reverse()
+        inner = torch.optim.SGD(given, lr=0.1, momentum=0.9)
+        with distribute(inner, model, sync_period=1, optimizer_state="average", comm=comm) as optimizer:
+            for number, parameter in enumerate(model.parameters()):
+                parameter.grad = torch.full_like(parameter, 10.0 * number + comm.rank)
+            optimizer.step()
+        return [inner.state[parameter]["momentum_buffer"] for parameter in model.parameters()]
+
+    for moments in on(2, program):
+        for number, moment in enumerate(moments):
+            assert (moment == 10.0 * number + 0.5).all()
+
+
+def test_a_buffer_that_has_grown_is_its_ranks_own_and_shifts_no_other() -> None:
+    """Tables that grow with the longest sequence seen are as long as each rank's own. What follows them in the model must not move."""
+
+    def program(comm: Any) -> Any:
+        model = normed(0)
+        model.insert(0, torch.nn.Identity())
+        model[0].register_buffer("table", torch.zeros(2))
+        with distribute(sgd(model), model, sync_period=2, comm=comm) as optimizer:
+            loop(comm, model, optimizer, 1)
+            if comm.rank == 1:
+                model[0].table = torch.arange(5.0)
+            else:
+                model[0].table.fill_(3.0 + comm.rank)
+            means = model[2].running_mean
+            loop(comm, model, optimizer, 1)
+            own = model[0].table.clone()
+            with optimizer.consolidated():
+                assert torch.equal(own, model[0].table) or comm.rank != 1
+        return own, means.clone()
+
+    (shorter, mean), (grown, other), (last, _) = on(3, program)
+    assert torch.equal(mean, other)
+    assert torch.equal(grown, torch.arange(5.0))
+    assert shorter.tolist() == last.tolist() == [4.0, 4.0]  # of ranks 0 and 2
+
+
+def test_buffers_of_dtypes_that_cannot_be_averaged_stay_local() -> None:
+    def program(comm: Any) -> Any:
+        model = linear(0)
+        model.register_buffer("scale", torch.full((3,), 1.0 + comm.rank).to(torch.float8_e4m3fn))
+        model.register_buffer("phase", torch.full((3,), 1.0 + comm.rank, dtype=torch.complex64))
+        with distribute(sgd(model), model, sync_period=1, comm=comm) as optimizer:
+            model.scale.copy_(torch.full((3,), 2.0 * (1 + comm.rank)))
+            loop(comm, model, optimizer, 1)
+            with optimizer.consolidated():
+                pass
+        return model.scale.float().tolist(), model.phase.tolist()
+
+    assert on(2, program) == [([2.0] * 3, [1.0] * 3), ([4.0] * 3, [1.0] * 3)]

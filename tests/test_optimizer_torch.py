@@ -299,3 +299,16 @@ def test_copies_and_pickles_are_refused_but_states_are_not() -> None:
             assert "lr: 0.1" in repr(optimizer)
 
     on(1, program)
+
+
+def test_a_group_of_a_set_is_refused_as_torch_does() -> None:
+    """Its order differs between ranks."""
+
+    def program(comm: Any) -> None:
+        model = linear(0, (3, 2))
+        with distribute(torch.optim.SGD(model[0].parameters(), lr=0.1), model, comm=comm) as optimizer:
+            with pytest.raises(TypeError, match="ordered collections"):
+                optimizer.add_param_group({"params": set(model[1].parameters())})
+            assert len(optimizer.param_groups) == 1
+
+    on(1, program)

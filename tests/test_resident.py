@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("wagma._native")
 
 from wagma import GroupAllreduce  # noqa: E402  after the checks that they can be imported
-from wagma.errors import InputError  # noqa: E402
+from wagma.errors import InputError, ModelChanged  # noqa: E402
 from wagma.real.local import LocalCommunicator, run_local  # noqa: E402
 from wagma.real.wrapper.distribute import distribute  # noqa: E402
 from wagma.workloads.seeded import seeded  # noqa: E402
@@ -158,7 +158,7 @@ def test_models_that_cannot_be_resident_are_refused_on_every_rank() -> None:
         (lambda: torch.nn.Linear(5, 3), "allreduce_sgd", f"resident = True: {plain}"),
         (lambda: torch.nn.Linear(5, 3), "ideal", "resident = True: ideal averages no models"),
         (transposed, "wagma_sgd", "parameter 'weight' has strides (1, 5): resident parameters must be contiguous"),
-        (expanded, "local_sgd", "parameter 'bias' has strides (0,): resident parameters must be contiguous"),
+        (expanded, "local_sgd", "parameter 'bias' has strides (0,): its elements share memory; give it clone()"),
         (
             mixed,
             "wagma_sgd",
@@ -234,3 +234,88 @@ def test_the_array_of_a_resident_collective() -> None:
 
     run_local(2, program)
     assert run_local(2, lambda comm: GroupAllreduce(comm, np.zeros(5)).copies) == [3, 3]
+
+
+class Replacing(torch.optim.Optimizer):
+    """Gives parameters new data in place of writing into theirs, as older optimizers do."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {})
+
+    def step(self) -> None:  # type: ignore[override]
+        for parameter in self.param_groups[0]["params"]:
+            parameter.data = parameter.data - 0.1 * parameter.grad
+
+
+def test_updates_that_replace_data_are_not_lost() -> None:
+    """The kernel would average what is in its buffers, and the update would be gone after it."""
+
+    def train(comm: LocalCommunicator, resident: bool) -> list[bytes]:
+        with seeded(3):
+            model = torch.nn.Linear(5, 3)
+        generator = torch.Generator().manual_seed(comm.rank)
+        with distribute(Replacing(model.parameters()), model, "local_sgd", 1, 2, comm=comm, resident=resident) as wrapped:
+            for t in range(6):
+                wrapped.zero_grad()
+                model(torch.randn(8, 5, generator=generator)).square().mean().backward()
+                wrapped.step()
+                if t == 3:  # and a program that does so between two steps
+                    flat = torch.nn.utils.parameters_to_vector(model.parameters())
+                    torch.nn.utils.vector_to_parameters(flat / 2, model.parameters())
+        return [parameter.detach().numpy().tobytes() for parameter in model.parameters()]
+
+    copied = run_local(2, lambda comm: train(comm, False))
+    assert run_local(2, lambda comm: train(comm, True)) == copied
+    assert copied[0] == copied[1]
+
+
+@pytest.mark.parametrize(
+    ("new", "complaint"),
+    [
+        (
+            lambda old: old.double(),
+            r"parameter 'weight' was \(3, 5\), torch.float32 on cpu .* is \(3, 5\), torch.float64 on cpu",
+        ),
+        (lambda old: old[:, :1], r"parameter 'weight' was \(3, 5\), .* is \(3, 1\), torch.float32 on cpu"),
+    ],
+)
+def test_data_that_does_not_fit_any_more_is_refused(new: Callable[..., Any], complaint: str) -> None:
+    def program(comm: LocalCommunicator) -> None:
+        model = torch.nn.Linear(5, 3)
+        with distribute(torch.optim.SGD(model.parameters(), lr=0.1), model, comm=comm, resident=True) as wrapped:
+            model.weight.data = new(model.weight.data)
+            wrapped.step()
+
+    with pytest.raises(ModelChanged, match=complaint):
+        run_local(2, program)
+
+
+def test_parameters_that_share_memory_are_refused() -> None:
+    """They would become two. Parts of one array that do not overlap may move."""
+
+    def attempt(comm: LocalCommunicator, model: Any) -> None:
+        with distribute(torch.optim.SGD([model[0].weight], lr=0.1), model, comm=comm, resident=True) as wrapped:
+            wrapped.step()
+
+    def tied_by_data(comm: LocalCommunicator) -> None:
+        model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+        model[1].weight.data = model[0].weight.data
+        attempt(comm, model)
+
+    def seen_by_a_buffer(comm: LocalCommunicator) -> None:
+        model = torch.nn.Sequential(torch.nn.Linear(3, 3))
+        model.register_buffer("row", model[0].weight.detach()[1])
+        attempt(comm, model)
+
+    for program, names in ((tied_by_data, "'0.weight' and '1.weight'"), (seen_by_a_buffer, "'0.weight' and 'row'")):
+        with pytest.raises(InputError, match=f"rank 0: parameters {names} share memory: resident parameters must be") as caught:
+            run_local(2, program)
+        assert "\n" not in str(caught.value)
+
+    def parts_of_one_array(comm: LocalCommunicator) -> None:
+        model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+        flat = torch.zeros(18)
+        model[0].weight.data, model[1].weight.data = flat[:9].view(3, 3), flat[9:].view(3, 3)
+        attempt(comm, model)
+
+    run_local(2, parts_of_one_array)

@@ -155,6 +155,9 @@ class GroupAllreduce:
         """
         self._engine.close()
 
+    #: For `wagma.together`: nothing of it is more than waiting.
+    serve = close
+
     def abort(self, message: str) -> None:
         """Give up: the peers raise PeerFailed with this message instead of waiting for this rank."""
         self._engine.abort(message)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -75,13 +76,13 @@ def agree(comm: Any, describe: Callable[[], str], timeout_s: float) -> None:
         raise InputError(f"comm is a {type(comm).__name__}: must be an mpi4py communicator")
     refused: WagmaError | None = None
     try:
-        if not 0 < timeout_s <= LONGEST_TIMEOUT_S:
-            raise InputError(f"timeout_s = {timeout_s}: must be above 0 and at most {LONGEST_TIMEOUT_S:g}")
+        if not _is_limit(timeout_s):
+            raise InputError(f"timeout_s = {timeout_s!r}: must be above 0 and at most {LONGEST_TIMEOUT_S:g}")
         text = describe()
     except WagmaError as error:
         refused, text = error, f"{_REFUSED}{error}"
     # From here on the same decision on every rank, from the same texts.
-    texts = gather_text(comm, text, timeout_s if 0 < timeout_s <= LONGEST_TIMEOUT_S else 1.0)
+    texts = gather_text(comm, text, timeout_s if _is_limit(timeout_s) else 1.0)
     for rank, text in enumerate(texts):
         if text.startswith(_REFUSED):
             kind = InputError if refused is None else type(refused)
@@ -92,6 +93,10 @@ def agree(comm: Any, describe: Callable[[], str], timeout_s: float) -> None:
             raise InputError(f"rank {rank} has {text}; rank {texts.index(usual)} has {usual}: all ranks need the same")
 
 
+def _is_limit(timeout_s: object) -> bool:
+    return isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool) and 0 < timeout_s <= LONGEST_TIMEOUT_S
+
+
 def check_watchdog(watchdog_s: object) -> None:
     """Raise InputError unless it is 0 (never) or a time."""
     if not isinstance(watchdog_s, int | float) or not 0 <= watchdog_s <= LONGEST_TIMEOUT_S:
@@ -99,16 +104,22 @@ def check_watchdog(watchdog_s: object) -> None:
 
 
 def gather_text(comm: Any, text: str, timeout_s: float) -> list[str]:
-    """Every rank's text, cut at a fixed length, by rank. Raises CollectiveTimeout if a rank does not come."""
+    """Every rank's text, by rank; a long one is cut (`_cut`). Raises CollectiveTimeout if a rank does not come."""
     if is_local(comm):
         texts: list[str] = comm.allgather(text, timeout_s)
         return texts
     own = np.zeros(TEXT_BYTES, np.uint8)
-    raw = np.frombuffer(text.encode()[:TEXT_BYTES], np.uint8)
+    raw = np.frombuffer(_cut(text), np.uint8)
     own[: raw.size] = raw
     everyone = np.zeros((comm.size, TEXT_BYTES), np.uint8)
     _wait(comm, comm.Iallgather(own, everyone), timeout_s, "create the collective", own, everyone)
     return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in everyone]
+
+
+def _cut(text: str) -> bytes:
+    """At most TEXT_BYTES of it; with a check sum in place of the rest, since texts that differ at their ends only must not look alike."""
+    raw = text.encode(errors="backslashreplace")
+    return raw if len(raw) <= TEXT_BYTES else raw[: TEXT_BYTES - 12] + f"... {zlib.crc32(raw):08x}".encode()
 
 
 def _wait(comm: Any, request: Any, timeout_s: float, what: str, *buffers: Any) -> None:

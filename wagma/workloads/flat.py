@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from wagma.errors import InputError
+from wagma.errors import InputError, ModelChanged
 
 Array = npt.NDArray[Any]
 _HALVES = (torch.float16, torch.bfloat16)
-_ALLOWED = (*_HALVES, torch.float32, torch.float64)
+#: The dtypes of numbers that can be averaged.
+ALLOWED = (*_HALVES, torch.float32, torch.float64)
 #: numpy has no bfloat16: its bits travel as 16-bit integers.
 _NUMPY = {torch.float16: np.float16, torch.bfloat16: np.uint16, torch.float32: np.float32, torch.float64: np.float64}
 
@@ -25,15 +26,16 @@ class FlatView:
     float16, bfloat16, float32 and float64, mixed as one likes. The array has the dtype that all of them can be promoted to (float16 and
     bfloat16 together, or either with float32: float32), so that a value is rounded once, on the way back. A model that is float16
     or bfloat16 throughout travels in that; halves = False: as float32, for those who compute with the array. Raises InputError, naming the
-    parameter, for any other dtype.
+    parameter, for any other dtype, and if there is no number in any of them; ModelChanged, beginning with `who`, once one of them has been
+    given data of another shape.
     """
 
-    def __init__(self, named: Sequence[tuple[str, torch.Tensor]], halves: bool = True) -> None:
+    def __init__(self, named: Sequence[tuple[str, torch.Tensor]], halves: bool = True, who: str = "") -> None:
         if not named:
             raise InputError("the model has no parameters that require a gradient")
         for name, tensor in named:
-            if tensor.dtype not in _ALLOWED:
-                allowed = ", ".join(str(dtype) for dtype in _ALLOWED)
+            if tensor.dtype not in ALLOWED:
+                allowed = ", ".join(str(dtype) for dtype in ALLOWED)
                 raise InputError(f"parameter {name!r} has dtype {tensor.dtype}: must be one of {allowed}")
         common = reduce(torch.promote_types, (tensor.dtype for _, tensor in named))
         if common in _HALVES and not halves:
@@ -44,8 +46,12 @@ class FlatView:
         self.exact = all(tensor.dtype == common for _, tensor in named)  # else parameters hold what is in the array rounded
         self.named = list(named)
         self.parameters = [tensor for _, tensor in named]
+        self._shapes = [tensor.shape for tensor in self.parameters]
+        self._who = who
         ends = np.cumsum([tensor.numel() for tensor in self.parameters]).tolist()
         self.size = int(ends[-1])
+        if not self.size:
+            raise InputError(f"the model's parameters are empty: {named[0][0]!r} has shape {tuple(named[0][1].shape)}")
         self._slices = [slice(end - tensor.numel(), end) for end, tensor in zip(ends, self.parameters, strict=True)]
 
     def read(self, out: Array | None = None) -> Array:
@@ -53,31 +59,41 @@ class FlatView:
         out = np.empty(self.size, self.dtype) if out is None else out
         target = self._tensor(out)
         with torch.no_grad():
-            for part, parameter in zip(self._slices, self.parameters, strict=True):
-                self._read(target[part], parameter)
+            for part, (name, parameter), shape in zip(self._slices, self.named, self._shapes, strict=True):
+                if parameter.shape != shape:
+                    raise self._changed(name, parameter, shape)
+                self._read(target[part].view(shape), parameter)
         return out
 
     def write(self, values: Array) -> None:
         """Put values of shape (size,) back into the tensors."""
         source = self._tensor(values)
         with torch.no_grad():
-            for part, parameter in zip(self._slices, self.parameters, strict=True):
-                self._write(source[part], parameter)
+            for part, (name, parameter), shape in zip(self._slices, self.named, self._shapes, strict=True):
+                if parameter.shape != shape:
+                    raise self._changed(name, parameter, shape)
+                self._write(source[part].view(shape), parameter)
 
     def parts(self, values: Array) -> list[torch.Tensor]:
         """Values of shape (size,) as tensors of the parameters' shapes, which share its memory."""
         whole = self._tensor(values)
-        return [whole[part].view(one.shape) for part, one in zip(self._slices, self.parameters, strict=True)]
+        return [whole[part].view(shape) for part, shape in zip(self._slices, self._shapes, strict=True)]
+
+    def _changed(self, name: str, parameter: torch.Tensor, before: torch.Size) -> ModelChanged:
+        now, old = tuple(parameter.shape), tuple(before)
+        return ModelChanged(
+            f"{self._who}parameter {name!r} has shape {now} since distribute, and had {old}; wrap anew after the change"
+        )
 
     def _tensor(self, values: Array) -> torch.Tensor:
         whole = torch.from_numpy(values)
         return whole.view(torch.bfloat16) if self.torch_dtype is torch.bfloat16 else whole
 
     def _read(self, target: torch.Tensor, parameter: torch.Tensor) -> None:
-        target.view(parameter.shape).copy_(parameter)
+        target.copy_(parameter)
 
     def _write(self, source: torch.Tensor, parameter: torch.Tensor) -> None:
-        parameter.copy_(source.view(parameter.shape))
+        parameter.copy_(source)
 
 
 class FlatGradient(FlatView):
@@ -87,19 +103,19 @@ class FlatGradient(FlatView):
         if parameter.grad is None:
             target.zero_()
         else:
-            target.view(parameter.shape).copy_(parameter.grad)
+            target.copy_(parameter.grad)
 
     def _write(self, source: torch.Tensor, parameter: torch.Tensor) -> None:
         if parameter.grad is not None:
-            parameter.grad.copy_(source.view(parameter.shape))
+            parameter.grad.copy_(source)
         elif bool(source.any()):  # left alone, this rank's model would drift away from the others'
-            parameter.grad = source.view(parameter.shape).to(parameter.device, parameter.dtype, copy=True)
+            parameter.grad = source.to(parameter.device, parameter.dtype, copy=True)
 
 
-def flat_views(model: torch.nn.Module, halves: bool = True) -> tuple[FlatView, FlatGradient]:
-    """(parameters, gradients) of a model, as flat views; frozen parameters are left out. halves: as in FlatView."""
+def flat_views(model: torch.nn.Module, halves: bool = True, who: str = "") -> tuple[FlatView, FlatGradient]:
+    """(parameters, gradients) of a model, as flat views; frozen parameters are left out. halves, who: as in FlatView."""
     named = [(plain(name), parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    return FlatView(named, halves), FlatGradient(named, halves)
+    return FlatView(named, halves, who), FlatGradient(named, halves, who)
 
 
 def plain(name: str) -> str:

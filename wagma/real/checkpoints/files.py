@@ -27,6 +27,7 @@ FORMAT = "wagma checkpoint"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 MODEL = "model.safetensors"
+LAST_ITERATION = 2**53  # what every reader of JSON takes for the same number
 _NAME = re.compile(r"(\d{6,})-iteration-(\d+)")
 #: What a manifest has to say, and as what.
 _FIELDS: dict[str, type] = {
@@ -104,7 +105,10 @@ def remove_folder(path: Path) -> None:
 
 def begin(folder: Path, iteration: int) -> Path:
     """Rank 0, first: a folder for a new checkpoint. What killed saves have left goes."""
+    new = [one for one in (folder, *folder.parents) if not one.exists()]
     make_folder(folder)
+    for one in new:
+        settle(one.parent)
     for path in _named(folder):
         if not (path / MANIFEST).exists():
             remove_folder(path)
@@ -214,9 +218,31 @@ def read_manifest(path: Path) -> Manifest:
     for name, kind in _FIELDS.items():
         if type(found.get(name)) is not kind:
             raise InputError(f"{where}: {name} = {found.get(name)!r}: must be of type {kind.__name__}")
-    if found["ranks"] < 1 or found["iteration"] < 0:
-        raise InputError(f"{where}: ranks = {found['ranks']} and iteration = {found['iteration']}: must be at least 1 and 0")
+    if found["ranks"] < 1 or not 0 <= found["iteration"] <= LAST_ITERATION:
+        raise InputError(
+            f"{where}: ranks = {found['ranks']} and iteration = {found['iteration']}: must be at least 1, and from 0 to {LAST_ITERATION}"
+        )
+    _check_entries(where, found)
     return found
+
+
+def _check_entries(where: str, manifest: Manifest) -> None:
+    """Raise InputError unless what is in its lists and tables has the right form, too: nothing later looks at that."""
+    for name in manifest["state"]:
+        if type(name) is not str:
+            raise InputError(f"{where}: state has {name!r}: must be names")
+    for name, said in manifest["model"].items():
+        match said:
+            case [str(), [*sizes]] if all(type(size) is int for size in sizes):
+                pass
+            case _:
+                raise InputError(f"{where}: model has {name!r} = {said!r}: must be a dtype and a shape")
+    for name, said in manifest["files"].items():
+        match said:
+            case {"bytes": int(), "sha256": str()}:
+                pass
+            case _:
+                raise InputError(f"{where}: files has {name!r} = {said!r}: must be bytes and sha256")
 
 
 def check_file(path: Path, name: str, manifest: Manifest) -> Path:

@@ -17,11 +17,15 @@ from wagma.real.checkpoints.parts import (
     State,
     agreed_of,
     buffers_of,
+    check_open,
     check_state,
+    extra_states,
     folder_of,
     layout_of,
+    restore_extra_states,
     tensors_of,
     together,
+    told,
 )
 from wagma.real.checkpoints.values import Tensors, decode, restore_random_states
 from wagma.real.limited import agree, barrier
@@ -68,14 +72,13 @@ def load_checkpoint(
         return f"folder = {folder}"
 
     def read() -> str:
-        found.append(_read(path, optimizer, state or {}, consolidated))
+        with told(f"checkpoint {path}"):
+            found.append(_read(path, optimizer, state or {}, consolidated))
         return f"the checkpoint {found[0].manifest['checksum'][:12]}, consolidated = {consolidated}"
 
     def restore() -> str:
-        try:
+        with told(f"checkpoint {path}"):  # torch's own complaints, or those of load_state_dict of a program's class
             _restore_own(found[0], optimizer, state or {})
-        except Exception as error:  # torch's own complaints, or those of load_state_dict of a program's class
-            raise InputError(f"checkpoint {path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
         return ""
 
     agree(agreed.comm, begin, agreed.timeout_s)
@@ -105,6 +108,11 @@ def _check_fresh(optimizer: DistributedOptimizer) -> None:
         raise InputError(
             f"{algorithm} has no syncs, and so no checkpoints: load {files.MODEL} into the model before distribute"
         )
+    check_open(optimizer, "load_checkpoint")
+    if optimizer.is_closed:
+        raise InputError(
+            "load_checkpoint: called after close, which says that this rank has no further iteration; wrap anew to go on"
+        )
     if optimizer.iteration != optimizer._parts.driver.schedule.begin:
         raise InputError(f"{optimizer.iteration} iterations are done: a checkpoint is loaded before the first step")
 
@@ -122,6 +130,9 @@ def _read(path: Path, optimizer: DistributedOptimizer, state: State, consolidate
         parts = {name: decode(values[name], tensors) for name in OWN}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"checkpoint {path}: {values_name} cannot be read: {type(error).__name__}: {error}") from error
+    for name in parts["modules"].keys() ^ extra_states(agreed.model).keys():
+        has = "this one has none" if name in parts["modules"] else "it has none"
+        raise InputError(f"checkpoint {path}: of another model: {name!r} is what one of their modules keeps, and {has}")
     model: Tensors = {}
     if agreed.comm.rank == 0:
         model = files.read_tensors(files.check_file(path, files.MODEL, manifest))
@@ -173,8 +184,7 @@ def _restore_own(loaded: _Loaded, optimizer: DistributedOptimizer, state: State)
     _restore_optimizer(optimizer, parts["optimizer"])  # first: it refuses groups of other sizes, before anything is changed
     for name, one in state.items():
         one.load_state_dict(parts["state"][name])
-    if parts["modules"]:
-        agreed.model.load_state_dict(parts["modules"], strict=False)
+    restore_extra_states(agreed.model, parts["modules"])
     with torch.no_grad():
         for name, tensor in tensors_of(agreed.model).items() if loaded.model else ():
             tensor.copy_(loaded.model[name])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,28 @@ def agreed_of(optimizer: DistributedOptimizer) -> Agreed:
     return agreed
 
 
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """What torch's or a program's own classes raise inside becomes InputError, one line that begins with `what`.
+
+    Any other error would be this rank's alone, and the others would wait for it until their limit.
+    """
+    try:
+        yield
+    except WagmaError:
+        raise
+    except Exception as error:
+        raise InputError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def check_open(optimizer: DistributedOptimizer, what: str) -> None:
+    """Raise InputError unless the model is now the one that the last whole iteration has left."""
+    if optimizer.failed:
+        raise InputError(f"{what}: a step has failed, and the model stands in the middle of iteration {optimizer.iteration}")
+    if optimizer.is_consolidated:
+        raise InputError(f"{what}: called inside consolidated(), whose model is not this rank's own; call it after")
+
+
 def folder_of(folder: object) -> Path:
     """Raises InputError unless it is a path."""
     if not isinstance(folder, str | os.PathLike):
@@ -75,8 +98,15 @@ def buffers_of(model: torch.nn.Module) -> Tensors:
 
 
 def extra_states(model: torch.nn.Module) -> dict[str, Any]:
-    """What modules keep beside parameters and buffers (torch.nn.Module.get_extra_state)."""
-    return {name: value for name, value in model.state_dict().items() if name.endswith("_extra_state")}
+    """What modules keep beside parameters and buffers (torch.nn.Module.get_extra_state), by names as of a model that is not compiled."""
+    return {plain(name): value for name, value in model.state_dict().items() if name.endswith("_extra_state")}
+
+
+def restore_extra_states(model: torch.nn.Module, saved: dict[str, Any]) -> None:
+    """saved: as `extra_states` gave it, of the same names."""
+    own = {plain(name): name for name in model.state_dict() if name.endswith("_extra_state")}
+    if saved:
+        model.load_state_dict({own[name]: value for name, value in saved.items()}, strict=False)
 
 
 def layout_of(tensors: Tensors) -> dict[str, list[Any]]:

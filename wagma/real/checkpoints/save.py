@@ -29,12 +29,14 @@ from wagma.real.checkpoints.parts import (
     State,
     agreed_of,
     buffers_of,
+    check_open,
     check_state,
     extra_states,
     folder_of,
     layout_of,
     tensors_of,
     together,
+    told,
 )
 from wagma.real.checkpoints.values import Encoder, Tensors, random_states, storable
 from wagma.real.limited import agree
@@ -66,13 +68,16 @@ def save_checkpoint(
 
     def describe() -> str:
         files.require()
+        check_open(optimizer, "save_checkpoint")
         _check_sync(optimizer)
         if keep is not None and (type(keep) is not int or keep < 1):
             raise InputError(f"keep = {keep!r}: must be a whole number, at least 1, or None for all")
         if not isinstance(extra or {}, Mapping):
             raise InputError(f"extra is a {type(extra).__name__}: must be a dict")
-        own.update(_own_files(optimizer, state or {}, extra or {}))
-        return f"iteration {iteration}, the model {_model_digest(agreed.model)}, keep = {keep} and folder = {folder}"
+        with told("checkpoint"):
+            own.update(_own_files(optimizer, state or {}, extra or {}))
+            model = _model_digest(agreed.model)
+        return f"iteration {iteration}, the model {model}, keep = {keep} and folder = {folder}"
 
     agree(agreed.comm, describe, agreed.timeout_s)
     first = agreed.comm.rank == 0
@@ -135,7 +140,7 @@ def _own_files(optimizer: DistributedOptimizer, state: State, extra: Mapping[str
         "buffers": encoder.encode(buffers_of(agreed.model), "buffers"),
         "modules": encoder.encode(extra_states(agreed.model), "modules"),
         "published": encoder.encode(optimizer._parts.driver.published(), "published"),
-        "state": encoder.encode({name: one.state_dict() for name, one in state.items()}, "state"),
+        "state": encoder.encode({name: _state_of(name, one) for name, one in state.items()}, "state"),
         "random": encoder.encode(random_states(), "random"),
         "extra": encoder.encode(dict(extra), "extra"),
     }
@@ -145,6 +150,11 @@ def _own_files(optimizer: DistributedOptimizer, state: State, extra: Mapping[str
         memory: set[int] = set()
         own[files.MODEL] = {name: storable(tensor, name, memory) for name, tensor in tensors_of(agreed.model).items()}
     return own
+
+
+def _state_of(name: str, one: Any) -> Any:
+    with told(f"state[{name!r}].state_dict()"):
+        return one.state_dict()
 
 
 def _manifest(optimizer: DistributedOptimizer, state: State, path: Path, names: dict[str, Any]) -> files.Manifest:

@@ -16,7 +16,7 @@ _SHARDED = ("FullyShardedDataParallel", "FSDPModule")
 
 
 def check_whole(model: torch.nn.Module) -> None:
-    """Raise InputError, naming the parameter, if a rank holds a part of the model only."""
+    """Raise InputError, naming the parameter or buffer, if a rank holds a part of the model only, or what it holds cannot be written."""
     for module in model.modules():
         if any(base.__name__ in _SHARDED for base in type(module).__mro__):
             raise InputError(f"model: its {type(module).__name__} is sharded (FSDP): every rank must hold a whole model")
@@ -25,6 +25,17 @@ def check_whole(model: torch.nn.Module) -> None:
             raise InputError(f"parameter {plain(name)!r} is a DTensor: every rank must hold a whole model")
         if torch.nn.parameter.is_lazy(parameter):
             raise InputError(f"parameter {plain(name)!r} has no shape yet: call the model once before distribute")
+    for kind, tensors in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
+        for name, tensor in tensors:
+            if tensor.is_meta:
+                raise InputError(
+                    f"{kind} {plain(name)!r} is on meta and has no values: call model.to_empty(device=...) and fill it first"
+                )
+            strided = zip(tensor.shape, tensor.stride(), strict=True) if tensor.layout is torch.strided else ()
+            if tensor.numel() and any(size > 1 and not stride for size, stride in strided):
+                raise InputError(
+                    f"{kind} {plain(name)!r} has strides {tensor.stride()}: its elements share memory; give it clone()"
+                )
 
 
 def agree_on_model(comm: Any, model: torch.nn.Module, timeout_s: float) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,12 @@ from wagma.real.checkpoints.parts import Agreed
 from wagma.real.driver import RankDriver
 from wagma.real.exits import is_orderly
 from wagma.real.gossip.exchange import gossip_of
+from wagma.real.gossip.shared import Flat, StandIn
 from wagma.real.kernel import Engine
 from wagma.real.node import Transport
 from wagma.real.seeing.monitor import Monitor, Seeing
 from wagma.real.wrapper.consolidated import consolidated, last_sync_of
-from wagma.real.wrapper.extras import SYNCING, Extras, Policies, float_buffers
+from wagma.real.wrapper.extras import SYNCING, Extras, FloatBuffers, Policies
 from wagma.real.wrapper.intact import Intact
 from wagma.real.wrapper.mean import Meetings
 from wagma.real.wrapper.optimizer import Parts
@@ -84,17 +85,23 @@ def build(
     """Collective: engines, letters, driver, eyes. All ranks' models are alike by now. Raises CollectiveTimeout."""
     initial = plan.model.read()
     seeing = options.seeing
-    # A rank alone: no group, no mean, nothing to copy. Where records are kept it runs like several, for the sake of the trace.
-    alone = comm.size == 1 and not seeing.keeps and _is_plain_alone(plan.spec)
-    spec = specification("ideal") if alone else plan.spec
-    engine = _engine(comm, spec, plan, options, initial) if has_collectives(spec) else None
-    meetings = _meetings(comm, plan, model, options) if spec.collectives is not Collectives.NONE and comm.size > 1 else None
+    # A rank alone: no group, no mean, nothing to copy. Where records are kept it runs like several, for the sake of the trace: with its
+    # model if that is digested, else with a number in its place, which records cannot tell from a model.
+    alone = comm.size == 1 and plan.spec.plain_alone and not seeing.digests
+    spec = specification("ideal") if alone and not seeing.keeps else plan.spec
+    flats: Mapping[Value, Flat] = {Value.MODEL: plan.model, Value.GRADIENT: plan.gradient}
+    if alone and seeing.keeps:
+        flats, options = dict.fromkeys(Value, StandIn(plan.model.dtype)), replace(options, resident=False)
+    # Before the engine: what is left open is closed in this order at exit, which is that of `Parts.close`.
+    gossip = gossip_of(comm, initial.dtype, options.timeout_s, options.watchdog_s) if gossips(spec) else None
+    engine = _engine(comm, spec, plan, options, flats[Value.MODEL]) if has_collectives(spec) else None
+    buffers = FloatBuffers(model)
+    meetings = _meetings(comm, plan, buffers, options) if spec.collectives is not Collectives.NONE and comm.size > 1 else None
     placed = resident_model(plan.model, engine) if options.resident and engine is not None else None
     recorder = seeing.recorder(comm.rank, initial)
     intact = Intact(model, comm.rank)
-    gossip = gossip_of(comm, initial.dtype, options.timeout_s, options.watchdog_s) if gossips(spec) else None
     driver = RankDriver(
-        spec, comm.rank, plan.schedule, engine, {Value.MODEL: plan.model, Value.GRADIENT: plan.gradient},
+        spec, comm.rank, plan.schedule, engine, flats,
         _Update(optimizer, intact if options.check_finite else None), recorder, placed, settings=plan.settings, gossip=gossip,
     )  # fmt: skip
     monitor = Monitor(
@@ -102,9 +109,9 @@ def build(
     )
 
     def consolidate(closed: bool) -> AbstractContextManager[None]:
-        return _consolidate(comm, plan, model, options, meetings, driver.iteration, closed)
+        return _consolidate(comm, plan, buffers, options, meetings, driver.iteration, closed)
 
-    extras = Extras(optimizer, model, plan.policies, meetings)
+    extras = Extras(optimizer, plan.model.parameters, buffers, plan.policies, meetings)
     return Parts(
         driver,
         spec.value,
@@ -122,16 +129,16 @@ def build(
     )
 
 
-def _engine(comm: Any, spec: Specification, plan: Plan, options: Options, initial: Any) -> Engine:
+def _engine(comm: Any, spec: Specification, plan: Plan, options: Options, model: Flat) -> Engine:
     # A late rank that has published no gradient yet contributes zeros.
-    first = initial if spec.value is Value.MODEL else np.zeros_like(initial)
+    first = model.read() if spec.value is Value.MODEL else np.zeros(model.size, model.dtype)
     engine = Engine(
         comm, plan.schedule, first, dtype=plan.model.kernel_dtype, merge_once=options.merge_once, resident=options.resident,
         mean_when_fresh=spec.by_merge_rule, transport=options.transport, timeout_s=options.timeout_s, watchdog_s=options.watchdog_s,
         record=options.seeing.records, digests=options.seeing.digests,
     )  # fmt: skip
     if plan.schedule.accumulate:
-        engine.last_model = plan.model.read
+        engine.last_model = model.read
     return engine
 
 
@@ -148,22 +155,16 @@ class _Update:
             self._finite.check_finite()
 
 
-def _is_plain_alone(spec: Specification) -> bool:
-    """Whether one rank of it does what its optimizer alone does: so it is with those that wagma comes with."""
-    return spec.run.__module__.startswith("wagma.algorithms.")
-
-
-def _meetings(comm: Any, plan: Plan, model: torch.nn.Module, options: Options) -> Meetings:
+def _meetings(comm: Any, plan: Plan, buffers: FloatBuffers, options: Options) -> Meetings:
     """For the means of all ranks that are not those of an iteration."""
-    numbers = plan.model.size + sum(buffer.numel() for buffer in float_buffers(model))
-    return Meetings(comm, numbers, transport=options.transport, timeout_s=options.timeout_s)
+    return Meetings(comm, plan.model.size + buffers.numbers, transport=options.transport, timeout_s=options.timeout_s)
 
 
 @contextmanager
 def _consolidate(
     comm: Any,
     plan: Plan,
-    model: torch.nn.Module,
+    buffers: FloatBuffers,
     options: Options,
     meetings: Meetings | None,
     iteration: int,
@@ -172,10 +173,10 @@ def _consolidate(
     if plan.spec.collectives is Collectives.NONE and comm.size > 1:
         raise InputError(f"consolidated(): the ranks of {plan.spec.name} never communicate, and have no model in common")
     # After the end: who returned from close knows that all ranks have closed, so all of them can make a new one.
-    own = _meetings(comm, plan, model, options) if closed and comm.size > 1 else None
+    own = _meetings(comm, plan, buffers, options) if closed and comm.size > 1 else None
     period = plan.schedule.sync_period if plan.spec.collectives in SYNCING else NEVER
     try:
-        with consolidated(model, own or meetings, iteration, last_sync_of(period)):
+        with consolidated(plan.model.parameters, buffers, own or meetings, iteration, last_sync_of(period)):
             yield
     except BaseException as error:
         if own is not None and not is_orderly(error):

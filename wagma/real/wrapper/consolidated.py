@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
 from wagma.core.schedule import NEVER
 from wagma.errors import CollectiveTimeout, InputError
-from wagma.real.wrapper.extras import float_buffers
+from wagma.real.wrapper.extras import FloatBuffers
 from wagma.real.wrapper.mean import Meetings
 
 _NOT_FINITE = float("nan")
@@ -17,20 +17,23 @@ _NOT_FINITE = float("nan")
 
 @contextmanager
 def consolidated(
-    model: torch.nn.Module, meetings: Meetings | None, iteration: int, last_sync: Callable[[int], int]
+    parameters: Sequence[torch.Tensor],
+    buffers: FloatBuffers,
+    meetings: Meetings | None,
+    iteration: int,
+    last_sync: Callable[[int], int],
 ) -> Iterator[None]:
-    """Inside, `model` is the mean over the ranks, the same bits on each; afterwards it is this rank's own again, bit by bit.
+    """Inside, parameters and buffers are the mean over the ranks, the same bits on each; afterwards they are this rank's own, bit by bit.
 
     meetings None: a rank alone. iteration: how many this rank has ended. last_sync: of the most iterations of any rank, how many there were
     at the last sync; ranks that have not come that far are out of date, and left out. Raises CollectiveTimeout, PeerFailed;
     InputError if another rank calls something else.
     """
+    tensors = [*(parameter.detach() for parameter in parameters), *buffers.now()]
     if meetings is None:
-        yield
+        with _put_back(tensors):
+            yield
         return
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    buffers = float_buffers(model)
-    tensors = [*(parameter.detach() for parameter in parameters), *buffers]
     try:
         present = meetings.meet(iteration, "consolidated")
     except CollectiveTimeout as error:
@@ -43,13 +46,19 @@ def consolidated(
         )
     newest = max(present.iterations.values())
     counted = iteration >= last_sync(newest)
-    own = [tensor.clone() for tensor in tensors]
-    try:
+    with _put_back(tensors):
         owners = meetings.average(tensors, [counted and bool(torch.isfinite(tensor).all()) for tensor in tensors])
         expected = sum(number >= last_sync(newest) for number in present.iterations.values())
         for tensor, ranks in zip(tensors[: len(parameters)], owners, strict=False):
             if ranks < expected:  # some rank's has NaN or infinity, and so would the mean
                 tensor.fill_(_NOT_FINITE)
+        yield
+
+
+@contextmanager
+def _put_back(tensors: list[torch.Tensor]) -> Iterator[None]:
+    own = [tensor.clone() for tensor in tensors]
+    try:
         yield
     finally:
         with torch.no_grad():

@@ -48,7 +48,9 @@ from wagma.real.wrapper.extras import BufferPolicy, StatePolicy, policies
 from wagma.real.wrapper.optimizer import DistributedOptimizer
 from wagma.real.wrapper.resident import check_resident
 from wagma.scenario import read_settings, resolve_group_size, resolve_initiators, resolve_sync_period
-from wagma.workloads.flat import flat_views
+from wagma.workloads.flat import flat_views, plain
+
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +74,10 @@ class _Choice:
         own = read_settings(self.settings, self.algorithm, comm.size, "settings")
         size, period = resolve_group_size(self.group_size, comm.size, "group_size"), resolve_sync_period(self.sync_period)
         # Whatever computes with the array itself needs numbers that numpy knows.
-        views = flat_views(model, halves=not gossips(spec))
+        views = flat_views(model, halves=not gossips(spec), who=f"rank {comm.rank}: ")
         if options.resident:
             require_models(spec)
-            check_resident(views[0])
+            check_resident(views[0], model)
         schedule = spec.schedule(comm.size, size, period, resolve_initiators(own.initiators, comm.size), self.seed)
         chosen = policies(spec, period, self.optimizer_state, self.buffers)
         return Plan(spec, schedule, own.of_algorithm(self.seed), *views, chosen)
@@ -115,12 +117,13 @@ def distribute(
     MissingDependencyError without mpi4py, MPI or the native kernel; CollectiveTimeout if a rank does not come.
     """
     comm = world() if comm is None else comm
-    choice = _Choice(algorithm, group_size, sync_period, settings or {}, seed, optimizer_state, buffers)
+    choice = _Choice(algorithm, group_size, sync_period, {} if settings is None else settings, seed, optimizer_state, buffers)
     seeing = Seeing(progress, report_every, tensorboard, trace, record)
     options = Options(merge_once, resident, check_finite, transport, timeout_s, watchdog_s, seeing)
 
     def describe() -> str:
         _check_pair(optimizer, model)
+        _check_types(choice, options)
         seeing.check(comm.rank)
         plan, name = choice.plan(comm, model, options), type(optimizer).__name__
         own = f"settings = {choice.settings}, seed = {seed}"
@@ -166,10 +169,34 @@ def _is_distributed(one: object) -> bool:
     return found is not None and found() is not None
 
 
+def _check_untrained(model: torch.nn.Module) -> None:
+    """Raise InputError, naming the parameter, if another distributed optimizer trains a part of the model: each would undo the other."""
+    with _lock:
+        others = [other for found in _distributed.values() if (other := found()) is not None]
+    trained = {one for other in others for one in other.trained}  # ids: of tensors that those optimizers keep alive
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and id(parameter) in trained:
+            raise InputError(f"model: its parameter {plain(name)!r} is distributed already, with another model and optimizer")
+
+
 def _uncompiled(model: torch.nn.Module) -> torch.nn.Module:
     """torch.compile puts a module of its own around the model."""
     inner = getattr(model, "_orig_mod", model)
     return inner if isinstance(inner, torch.nn.Module) else model
+
+
+def _check_types(choice: _Choice, options: Options) -> None:
+    """Raise InputError for values of a kind that nobody below looks at."""
+    given: Any = choice.settings
+    if not isinstance(given, Mapping):
+        raise InputError(f"settings = {given!r}: must be a dict")
+    given = choice.seed
+    if type(given) is not int or not 0 <= given <= LARGEST_SEED:
+        raise InputError(f"seed = {given!r}: must be a whole number, at least 0 and at most {LARGEST_SEED}")
+    for name in ("check_finite", "merge_once", "resident"):
+        given = getattr(options, name)
+        if not isinstance(given, bool):
+            raise InputError(f"{name} = {given!r}: must be True or False")
 
 
 def _check_pair(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:
@@ -182,6 +209,7 @@ def _check_pair(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> Non
         raise InputError("optimizer: it is distributed already; wrap each optimizer once")
     if _is_distributed(_uncompiled(model)):
         raise InputError("model: it is distributed already, with another optimizer; give one optimizer all of its parameters")
+    _check_untrained(model)
     check_whole(model)
     updated = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not updated <= {id(p) for p in model.parameters()}:

@@ -6,7 +6,7 @@ mean of the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from wagma.algorithms import Collectives, Specification
 from wagma.core.schedule import NEVER
 from wagma.errors import InputError
 from wagma.real.wrapper.mean import Meetings
+from wagma.workloads.flat import ALLOWED, plain
 
 StatePolicy = Literal["local", "average", "reset"]
 BufferPolicy = Literal["local", "average", "broadcast"]
@@ -52,13 +53,19 @@ def policies(spec: Specification, sync_period: int, state: str | None, buffers: 
 
 
 class Extras:
-    """One rank's state and buffers. Without `meetings`, a rank alone."""
+    """One rank's state and buffers. trained: the parameters, in an order that all ranks have. Without `meetings`, a rank alone."""
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, model: torch.nn.Module, chosen: Policies, meetings: Meetings | None
+        self,
+        optimizer: torch.optim.Optimizer,
+        trained: Sequence[torch.Tensor],
+        buffers: FloatBuffers,
+        chosen: Policies,
+        meetings: Meetings | None,
     ) -> None:
         self._optimizer = optimizer
-        self._model = model
+        self._trained = trained
+        self._buffers = buffers
         self._chosen = chosen
         self._meetings = meetings
         # Some optimizers make their state when they are created (Adagrad), others at the first step: back to that.
@@ -77,9 +84,9 @@ class Extras:
 
     def _meet(self, iteration: int) -> None:
         assert self._meetings is not None
-        buffers = float_buffers(self._model) if self._chosen.buffers != "local" else []
-        keys = _keys(self._optimizer) if self._chosen.state == "average" else []
-        state = list(_slots(self._optimizer, keys))
+        buffers = self._buffers.now() if self._chosen.buffers != "local" else []
+        keys = self._keys() if self._chosen.state == "average" else []
+        state = list(self._slots(keys))
         present = self._meetings.meet(iteration, "sync", repr((keys, len(state))))
         if not present.alike[0]:
             raise InputError(
@@ -100,10 +107,52 @@ class Extras:
         for position, content in self._first_state.items():
             self._optimizer.state[parameters[position]] = deepcopy(content)
 
+    def _keys(self) -> list[str]:
+        state = self._optimizer.state
+        return sorted({key for p in self._trained for key, value in state.get(p, {}).items() if _is_moment(key, value, p)})
 
-def float_buffers(model: torch.nn.Module) -> list[torch.Tensor]:
-    """Those that can be averaged; counters stay as they are."""
-    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    def _slots(self, keys: list[str]) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        """For each parameter and key the parameter, and its tensor if there is one.
+
+        In the order of the model, which all ranks have: optimizers may have been given the parameters in others.
+        """
+        for parameter in self._trained:
+            content = self._optimizer.state.get(parameter, {})
+            for key in keys:
+                found = content.get(key)
+                yield parameter, found if _is_moment(key, found, parameter) else None
+
+
+class FloatBuffers:
+    """The buffers of a model that can be averaged, as they were at `distribute`; counters stay as they are."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._model = model
+        self._like = {
+            plain(name): torch.empty(buffer.shape, dtype=buffer.dtype, device="meta")
+            for name, buffer in model.named_buffers()
+            if buffer.dtype in ALLOWED
+        }
+
+    @property
+    def numbers(self) -> int:
+        """How many are in them."""
+        return sum(like.numel() for like in self._like.values())
+
+    def now(self) -> list[torch.Tensor]:
+        """The tensors, which the program may have replaced: the same shapes and dtypes on all ranks.
+
+        One that is gone or has another shape now, such as a table that grows with the longest sequence seen, is this rank's own from then
+        on. NaN stands for it, which nobody's mean takes in.
+        """
+        own = {plain(name): buffer for name, buffer in self._model.named_buffers()}
+        found = []
+        for name, like in self._like.items():
+            buffer = own.get(name)
+            if buffer is None or (buffer.shape, buffer.dtype) != (like.shape, like.dtype):
+                buffer = torch.full(like.shape, float("nan"), dtype=like.dtype)
+            found.append(buffer)
+        return found
 
 
 def _by_position(optimizer: torch.optim.Optimizer) -> dict[int, Any]:
@@ -111,28 +160,6 @@ def _by_position(optimizer: torch.optim.Optimizer) -> dict[int, Any]:
     return {position: optimizer.state[p] for position, p in enumerate(parameters) if p in optimizer.state}
 
 
-def _is_moment(value: object, parameter: torch.Tensor) -> bool:
-    """A tensor like its parameter: momentum, moments, sums of squares. Not the number of steps."""
-    return isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.is_floating_point()
-
-
-def _keys(optimizer: torch.optim.Optimizer) -> list[str]:
-    return sorted({key for p, key, _ in _moments(optimizer)})
-
-
-def _moments(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.Tensor, str, torch.Tensor]]:
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            for key, value in optimizer.state.get(parameter, {}).items():
-                # A scalar parameter's step counter looks like a moment of it.
-                if key != "step" and _is_moment(value, parameter):
-                    yield parameter, key, value
-
-
-def _slots(optimizer: torch.optim.Optimizer, keys: list[str]) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-    """For each parameter and key, in an order that is the same on all ranks: the parameter, and its tensor if there is one."""
-    found = {(id(parameter), key): value for parameter, key, value in _moments(optimizer)}
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            for key in keys:
-                yield parameter, found.get((id(parameter), key))
+def _is_moment(key: str, value: object, parameter: torch.Tensor) -> bool:
+    """A tensor like its parameter: momentum, moments, sums of squares. Not the number of steps, which looks like a scalar's moment."""
+    return key != "step" and isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.dtype in ALLOWED

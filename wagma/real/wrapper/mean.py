@@ -126,6 +126,7 @@ class Meetings:
         self._own = np.zeros(cells)
         self._before = np.zeros(cells)  # the result of the version before
         self._present = comm.size  # ranks that had not closed at the last version
+        self._failure: BaseException | None = None  # what ended the last version
 
     def meet(self, iteration: int, first: str, second: str = "") -> Present:
         """Come together: who is here, in which iteration, and whether `first` and `second` are the same texts on all ranks."""
@@ -199,7 +200,13 @@ class Meetings:
         # Ranks that are here say `sign`, closed ones what came out the last time, when the sign was the other one.
         own[0] = sign
         own[cells] = values
-        self._engine.average(self._version, own)
+        if self._failure is not None:  # this rank still stands in the version that failed, and nobody can go on from there
+            raise self._failure
+        try:
+            self._engine.average(self._version, own)
+        except BaseException as error:
+            self._failure = error
+            raise
         self._version += 1
         closed = round(self.size * (1 - sign * own[0]) / (1 - sign * before[0]))
         self._present = self.size - closed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -54,10 +54,10 @@ class Parts:
         """Serve the other ranks until all have closed."""
         if self.meetings is not None:
             self.meetings.begin_close()  # or a rank that waits there for this one would keep it waiting in the engine
+        if self.gossip is not None:  # first: a rank that has both may have to go on with both, and closes neither before
+            self.gossip.close()
         if self.engine is not None:
             self.engine.close()
-        if self.gossip is not None:
-            self.gossip.close()
         if self.meetings is not None:
             self.meetings.close()
 
@@ -88,6 +88,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self._error: BaseException | None = None
         self._consolidated = False
         self._closed = False
+        self._ended_at: int | None = None  # how many iterations this rank had ended when it closed
         self._share()
         # Whoever loads a state into the wrapped optimizer gives it new lists.
         self._following = optimizer.register_load_state_dict_post_hook(lambda _: self._share())
@@ -104,6 +105,26 @@ class DistributedOptimizer(torch.optim.Optimizer):
         common = has_syncs(self._parts.agreed.algorithm)
         return common and (driver.iteration == driver.schedule.begin or driver.schedule.is_sync(driver.iteration - 1))
 
+    @property
+    def failed(self) -> bool:
+        """Whether a step has failed, or the run ended with an error."""
+        return self._error is not None
+
+    @property
+    def is_consolidated(self) -> bool:
+        """Whether the model is the mean of all ranks' now."""
+        return self._consolidated
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether this rank has said that it has no further iteration."""
+        return self._closed
+
+    @property
+    def trained(self) -> Iterable[int]:
+        """The ids of the parameters that travel."""
+        return self._parts.intact.trained
+
     @overload
     def step(self, closure: None = None) -> None: ...
 
@@ -117,6 +138,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         call), ModelChanged if a parameter was replaced, frozen or unfrozen since `distribute`, NotFinite (`check_finite`),
         InputError for sparse gradients where gradients are averaged.
         """
+        self._check_open()
         args: tuple[Any, ...] = (self,) if closure is None else (self, closure)
         kwargs: dict[str, Any] = {}
         for before in self._optimizer_step_pre_hooks.values():
@@ -146,10 +168,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self._advance(skip=True)
 
     def _advance(self, skip: bool) -> None:
-        if self._error is not None:
-            raise self._error
-        if self._consolidated:
-            raise InputError("step: called inside consolidated(), whose model is not this rank's own; call it after")
+        self._check_open()
         parts = self._parts
         parts.intact.check()
         if parts.value is Value.GRADIENT:
@@ -162,13 +181,22 @@ class DistributedOptimizer(torch.optim.Optimizer):
         # Of schedulers: they would warn of a rank whose first step updates nothing.
         self._opt_called = self.optimizer._opt_called = True  # type: ignore[attr-defined]
         iteration = self.iteration
-        parts.driver.advance(skip)
         try:
+            parts.driver.advance(skip)
             parts.extras.after(iteration)
-        except BaseException as error:  # as the driver does: nobody can go on from the middle of a sync
+        except BaseException as error:  # nobody can go on from the middle of an iteration, or of a sync
             self._error = error
             raise
         parts.monitor.iterated(iteration)
+
+    def _check_open(self) -> None:
+        """Raise InputError, or what ended an earlier step, unless an iteration can end now."""
+        if self._error is not None:
+            raise self._error
+        if self._consolidated:
+            raise InputError("step: called inside consolidated(), whose model is not this rank's own; call it after")
+        if self._closed or self._ended_at is not None:
+            raise InputError("step: called after close, which says that this rank has no further iteration; wrap anew to go on")
 
     @contextmanager
     def consolidated(self) -> Iterator[None]:
@@ -194,7 +222,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
         """As the wrapped optimizer does it. Raises InputError unless its parameters were trained ones of the model at `distribute`."""
         if "optimizer" in self.__dict__:
             given = param_group["params"]
-            given = [given] if isinstance(given, torch.Tensor) else list(given)
+            if not isinstance(given, set):  # which torch refuses, since its order may be another one on each rank
+                given = [given] if isinstance(given, torch.Tensor) else list(given)
             for place, one in enumerate(given):
                 tensor = one[1] if isinstance(one, tuple) else one
                 if id(tensor) not in self._parts.intact.trained:
@@ -203,8 +232,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
                         "trained parameters at distribute: unfreeze before it, or wrap anew"
                     )
             self.optimizer.add_param_group({**param_group, "params": given})
-        else:  # torch's own constructor
-            super().add_param_group(param_group)
+        else:  # torch's own constructor, with what the wrapped optimizer has checked; its own method would import torch's compiler
+            self.param_groups.append(param_group)
 
     def log(self, loss: Any = None, samples: float | None = None) -> None:
         """Tell what only the program knows of the iteration under way, for the progress line and TensorBoard; before its `step`.
@@ -244,18 +273,31 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
         Raises CollectiveTimeout if nothing happens any more before all ranks have closed.
         """
+        if self._closed:  # model and optimizer may belong to another one by now
+            return
+        self.serve()
+        self._detach()
+        self._parts.monitor.finish(self._ended_at or 0)
+
+    def serve(self) -> None:
+        """The part of `close` that waits: serve the others until all have closed. For `wagma.together`, on any one thread."""
         if self._consolidated:
             raise InputError("close: called inside consolidated(); call it after")
-        iteration = self.iteration  # a rank that gossips goes on for the others' sake
+        if self._closed:
+            return
+        if self._ended_at is None:
+            self._ended_at = self.iteration  # a rank that gossips goes on for the others' sake
         try:
             self._parts.close()
         except PeerFailed as error:  # heard of by one part only
             self._parts.abort(f"{type(error).__name__}: {error}")
+            self._error = self._error or error
+            self._detach()
             raise
-        self._detach()
-        self._parts.monitor.finish(iteration)
 
     def _detach(self) -> None:
+        if self._closed:
+            return
         if self._parts.resident is not None:
             self._parts.resident.detach()
             self._parts.resident = None
@@ -287,7 +329,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self._parts.monitor.abandon()
         self._parts.abort(f"{type(error).__name__}: {error}")
         self._error = self._error or error
-        self._parts.release()
+        self._detach()
 
     def __getstate__(self) -> NoReturn:
         raise InputError("a distributed optimizer cannot be copied or pickled; its state_dict() can")

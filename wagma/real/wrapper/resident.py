@@ -2,7 +2,8 @@
 
 Each parameter's `data` is replaced by a part of the buffer with the present model, another one after each collective. So whatever keeps
 the memory of a parameter, and not the parameter, is left behind with an old model: captured CUDA graphs, `parameter.data` kept in a
-variable, arrays made by `numpy()`. That is why it is an option.
+variable, arrays made by `numpy()`. That is why it is an option. The other way round, a program or an optimizer that replaces `data` by
+itself (`torch.nn.utils.vector_to_parameters` does) has its values brought back before they are published.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from typing import Any
 
 import torch
 
-from wagma.errors import InputError
-from wagma.workloads.flat import FlatView
+from wagma.errors import InputError, ModelChanged
+from wagma.workloads.flat import FlatView, plain
 
 
-def check_resident(model: FlatView) -> None:
-    """Raise InputError, naming the parameter, unless all parameters can live in one array in host memory."""
+def check_resident(model: FlatView, whole: torch.nn.Module) -> None:
+    """Raise InputError, naming the parameter, unless all parameters can live in one array in host memory, and nothing of `whole` is
+    left behind by that."""
     for name, parameter in model.named:
         if parameter.device.type != "cpu":
             raise InputError(f"parameter {name!r} is on {parameter.device}: resident parameters must be on the CPU")
@@ -28,6 +30,26 @@ def check_resident(model: FlatView) -> None:
             raise InputError(
                 f"parameter {name!r} has strides {tuple(parameter.stride())}: resident parameters must be contiguous"
             )
+    _check_apart(model, whole)
+
+
+def _check_apart(model: FlatView, whole: torch.nn.Module) -> None:
+    """Raise InputError if a trained parameter shares memory with another tensor of the model, which would be left behind."""
+    trained = {id(parameter) for parameter in model.parameters}
+    taken = []
+    for name, tensor in [*whole.named_parameters(), *whole.named_buffers()]:
+        if tensor.numel() and tensor.layout is torch.strided:
+            reach = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+            begin = tensor.data_ptr()
+            taken.append((begin, begin + reach * tensor.element_size(), plain(name), id(tensor) in trained))
+    reached, last = 0, ("", False)  # the furthest end so far, and whose it is
+    for begin, end, name, moves in sorted(taken):
+        if begin < reached and (moves or last[1]):
+            raise InputError(
+                f"parameters {last[0]!r} and {name!r} share memory: resident parameters must be one parameter or have memory of their own"
+            )
+        if end > reached:
+            reached, last = end, (name, moves)
 
 
 class ResidentModel:
@@ -35,6 +57,7 @@ class ResidentModel:
 
     def __init__(self, model: FlatView, engine: Any) -> None:
         self._engine = engine
+        self._names = [name for name, _ in model.named]
         self._parameters = model.parameters
         self._parts = [model.parts(engine.buffer(index)) for index in range(engine.buffers)]
         self.attach()
@@ -42,6 +65,24 @@ class ResidentModel:
     def attach(self) -> None:
         """After each collective: let the parameters look at the buffer that now holds the model."""
         for parameter, part in zip(self._parameters, self._parts[self._engine.model_index], strict=True):
+            parameter.data = part
+
+    def collect(self) -> None:
+        """Before each collective: values of parameters that were made to look elsewhere meanwhile come back, or they would be lost.
+
+        Raises ModelChanged, naming the parameter, if they have another shape, dtype or device now.
+        """
+        for name, parameter, part in zip(self._names, self._parameters, self._parts[self._engine.model_index], strict=True):
+            if parameter.is_set_to(part):  # memory, shape and strides: as in nearly every step of nearly every program
+                continue
+            if (parameter.shape, parameter.dtype, parameter.device) != (part.shape, part.dtype, part.device):
+                now = f"{tuple(parameter.shape)}, {parameter.dtype} on {parameter.device}"
+                before = f"{tuple(part.shape)}, {part.dtype} on {part.device}"
+                raise ModelChanged(
+                    f"rank {self._engine.rank}: "
+                    f"parameter {name!r} was {before} at distribute, and is {now}: resident parameters must stay as they are"
+                )
+            part.copy_(parameter.detach())
             parameter.data = part
 
     def detach(self) -> None:
