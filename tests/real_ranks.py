@@ -17,6 +17,7 @@ from wagma.real.wrapper.distribute import distribute
 from wagma.scenario import Scenario
 from wagma.trace import Trace
 from wagma.workloads import replicas
+from wagma.workloads.optimizers import SGD
 
 Delay = Callable[[int, int], float]
 
@@ -65,7 +66,7 @@ class Numbers:
         self.model = torch.nn.Linear(size, 1, bias=False, dtype=torch.float64)
         with torch.no_grad():
             self.model.weight.zero_()
-        inner = torch.optim.SGD(self.model.parameters(), lr=1.0)
+        inner = SGD(self.model.parameters(), lr=1.0)  # torch's own takes processes a second to import
         self.optimizer = distribute(
             inner, self.model, algorithm, comm=comm, timeout_s=options.pop("timeout_s", 30.0), **options
         )

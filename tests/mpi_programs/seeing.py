@@ -10,6 +10,7 @@ import torch
 from ranks import RANK
 
 import wagma
+from wagma.workloads.optimizers import SGD
 
 SLOW = 2
 
@@ -18,7 +19,7 @@ def train(transport: str, iterations: int, trace: Path, fail_at: int = -1) -> No
     """One loop; its loss is the rank plus 1."""
     torch.set_num_threads(1)
     model = torch.nn.Linear(5, 3)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = SGD(model.parameters(), lr=0.1)  # torch's own takes each process a second to import
     with wagma.distribute(
         optimizer, model, sync_period=6, transport=transport, progress=True, report_every=0.1, trace=trace
     ) as wrapped:

@@ -10,14 +10,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from wagma.draws import bits
 from wagma.errors import InputError
 from wagma.scenario import Scenario
 from wagma.scores import ACCURACY
 from wagma.workloads.checks import check_model
+from wagma.workloads.images import load_images, stratified
 from wagma.workloads.seeded import seeded
 from wagma.workloads.shards import Indices, deal
 
@@ -64,11 +63,10 @@ class Digits:
         name = training.workload
         self._network, parameters = NETWORKS[name]
         check_model(scenario, parameters)
-        images, labels = load_digits(return_X_y=True)
-        images = (images / 16).astype(np.float32).reshape(-1, 1, 8, 8)
-        train, test, train_labels, test_labels = train_test_split(
-            images, labels, test_size=HELD_OUT, stratify=labels, random_state=SPLIT_SEED
-        )
+        pixels, labels = load_images()
+        images = (pixels / 16).astype(np.float32).reshape(-1, 1, 8, 8)
+        own, held_out = stratified(labels, HELD_OUT, SPLIT_SEED)
+        train, train_labels = images[own], labels[own]
         if scenario.ranks > len(train):
             raise InputError(f"{where}: ranks = {scenario.ranks}: the workload {name} has {len(train)} images to share out")
         smallest, batch = len(train) // scenario.ranks, training.batch_size
@@ -80,7 +78,7 @@ class Digits:
             # Throughput counts work_per_rank: it has to be what a rank does.
             raise InputError(f"{where}: work.per_rank = {scenario.work_per_rank:g}: must be training.batch_size, {batch}")
         self._train, self._train_labels = torch.from_numpy(train), torch.from_numpy(train_labels)
-        self._test, self._test_labels = torch.from_numpy(test), torch.from_numpy(test_labels)
+        self._test, self._test_labels = torch.from_numpy(images[held_out]), torch.from_numpy(labels[held_out])
         self._seed = scenario.seed
         self._batch_size = batch
         self._shards = deal(train_labels, scenario.ranks, self._seed, training.shards, training.concentration)

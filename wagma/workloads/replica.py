@@ -12,6 +12,7 @@ from wagma.core.effects import Value
 from wagma.scenario import Scenario, Training
 from wagma.scores import Score
 from wagma.workloads.flat import FlatView, flat_views
+from wagma.workloads.optimizers import SGD, AdamW
 
 
 class Stream(Protocol):
@@ -66,7 +67,7 @@ class Replica:
         self.model = workload.model()
         self.optimizer = make_optimizer(self.model, scenario.training)
         self._learning_rate, self._decay = scenario.training.learning_rate, scenario.training.decay
-        self._iterations = scenario.iterations
+        self._decays_at, self._iterations = scenario.training.decay_from * scenario.iterations, scenario.iterations
         self.last_loss: torch.Tensor | None = None
         self._stream = workload.stream(rank)
         self._model, self._gradient = flat_views(self.model)
@@ -84,8 +85,9 @@ class Replica:
     def compute_gradient(self, iteration: int) -> float | None:
         """Forward and backward pass on this rank's batch of the iteration; how much work that was, None: as the scenario says."""
         if self._decay:
+            over = max(0.0, iteration - self._decays_at) / max(1.0, self._iterations - self._decays_at)
             for group in self.optimizer.param_groups:
-                group["lr"] = self._learning_rate * (1 - self._decay * iteration / self._iterations)
+                group["lr"] = self._learning_rate * (1 - self._decay * over)
         self.optimizer.zero_grad()
         loss = self._stream.loss(self.model, iteration)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -110,5 +112,5 @@ class Replica:
 def make_optimizer(model: torch.nn.Module, training: Training) -> torch.optim.Optimizer:
     """The local optimizer of a scenario."""
     if training.optimizer == "adamw":
-        return torch.optim.AdamW(model.parameters(), training.learning_rate)
-    return torch.optim.SGD(model.parameters(), training.learning_rate, training.momentum)
+        return AdamW(model.parameters(), training.learning_rate)
+    return SGD(model.parameters(), training.learning_rate, training.momentum)
