@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import processes
 import pytest
 
+from wagma.algorithms import ALGORITHMS, Collectives
 from wagma.cli import main, parser
 
 ROOT = Path(__file__).parent.parent
@@ -73,7 +75,7 @@ def run_command(command: str, folder: Path) -> None:
     first, *words = shlex.split(command)
     if first == "make":  # these run this test; that the targets exist is what can be checked here
         assert f"\n{words[0]}:" in (ROOT / "Makefile").read_text()
-    elif "--real" in words:  # a job for each algorithm and seed: minutes to hours
+    elif "--real" in words:  # a job for each seed: minutes; a small form of them is run below
         parser().parse_args(words)
     elif first == "wagma" and words[0] not in ("train", "demo", "bench"):
         assert main(words) == 0, command
@@ -109,11 +111,52 @@ def test_commands_run_as_printed(page: Path, tmp_path: Path, monkeypatch: pytest
         run_command(command, tmp_path)
 
 
+REAL = sorted({command for page in PAGES for command in commands(page) if "--real" in command.split()})
+
+
+@pytest.mark.long
+@pytest.mark.mpi
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("command", REAL)
+def test_comparisons_on_real_ranks_run(command: str, tmp_path: Path) -> None:
+    """As printed, but of one seed and few iterations: every algorithm gets a line, and pictures and files are where they were asked for."""
+    words = shlex.split(command)
+    if "rl" in words:
+        pytest.importorskip("gymnasium")
+    for option in ("--plot", "--json", "--csv"):
+        if option in words:
+            (tmp_path / words[words.index(option) + 1]).parent.mkdir(parents=True, exist_ok=True)
+    small = ["--iterations", "4", "--every", "2", "--seeds", "1", "--json", "small.json"]
+    output = processes.run([sys.executable, "-m", "wagma", *words[1:], *small], tmp_path, timeout=240)
+    found = json.loads((tmp_path / "small.json").read_text())
+    asked = parser().parse_args(words[1:]).algorithms
+    names = (
+        asked.split(",") if asked else [name for name, spec in ALGORITHMS.items() if spec.collectives is not Collectives.NONE]
+    )
+    assert [line["label"] for line in found["lines"]] == names
+    for line in found["lines"]:
+        assert line["label"] in output
+        (only,) = line["runs"]
+        assert [point["iterations"] for point in only["curve"]] == [0, 2, 4]
+    if "--plot" in words:
+        assert (tmp_path / words[words.index("--plot") + 1]).read_bytes().startswith(b"\x89PNG")
+
+
+def anchors(page: Path) -> set[str]:
+    """What headings are called in links, as GitHub has it."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
+
+
 @pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)?(?:#[^)]*)?\)", page.read_text()):
-        if target and "://" not in target:
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    for target, _, place in re.findall(r"\]\(([^)#\s]*)(#([^)\s]*))?\)", page.read_text()):
+        if "://" not in target:
+            to = page.parent / target if target else page
+            assert to.exists(), f"{page.name}: {target}"
+            assert not place or place in anchors(to), f"{page.name}: {target}#{place}"
 
 
 def test_the_map_of_the_tree_is_true() -> None:

@@ -37,7 +37,7 @@ UNEVEN = [
 
 def small(name: str, **changes: Any) -> Scenario:
     quick: dict[str, Any] = {"ranks": 2, "iterations": 9, "algorithm.sync_period": 4, "training.stretch": 1.0}
-    quick |= {"training.iterations": {}, "training.learning_rates": {}}
+    quick |= {"training.iterations": {}, "training.learning_rates": {}, "algorithms": {}}
     if name == "rl":
         quick["training.batch_size"] = 60
     return load(name, quick | {key.replace("__", "."): value for key, value in changes.items()})
@@ -265,11 +265,12 @@ def test_the_first_epoch_of_ppo_is_the_policy_gradient() -> None:
         ("text", {"training.shards": "by_label"}, 'training.shards = "by_label": the workload text has "iid" only'),
         (
             "text",
-            {"training.optimizer": "sgd", "training.decay": 0, "training.numerics": "batched"},
+            {"training.optimizer": "sgd", "training.decay": 0, "training.decay_from": 0, "training.numerics": "batched"},
             "batches of the workload text differ in size",
         ),
         ("text", {"training.momentum": 0.5}, 'training.momentum = 0.5: only with optimizer = "sgd", here "adamw"'),
         ("text", {"training.stretch": 2, "training.paced": True}, "training.stretch = 2.0: a rank is either paced"),
+        ("text", {"training.decay": 0}, "training.decay_from = 0.7: only with training.decay above 0"),
         ("text", {"training.learning_rates.sgd": 1}, "training.learning_rates.sgd = 1: unknown key; allowed: .*wagma_sgd"),
         ("rl", {"training.batch_size": 5000}, "training.batch_size = 5000: must be at most 1000"),
     ],
@@ -298,3 +299,18 @@ def test_an_algorithm_may_have_its_own_learning_rate_and_iterations() -> None:
     for trace in (simulated, real):
         assert {r.iteration for r in trace.iterations} == {0, 1, 2}
         assert trace.scenario.training.learning_rate == 0.5
+
+
+@pytest.mark.parametrize(
+    ("decay_from", "expected"),
+    [(0.0, [1.0, 0.9, 0.5, 0.1]), (0.5, [1.0, 1.0, 1.0, 0.2]), (0.8, [1.0, 1.0, 1.0, 0.5]), (1.0, [1.0, 1.0, 1.0, 1.0])],
+)
+def test_a_learning_rate_is_held_before_it_falls(decay_from: float, expected: list[float]) -> None:
+    """In the iterations 0, 1, 5 and 9 of ten."""
+    scenario = load("text", {"iterations": 10, "training.learning_rate": 1.0, "training.decay_from": decay_from})
+    (replica,) = workloads.replicas(scenario, range(1))
+    rates = []
+    for iteration in (0, 1, 5, 9):
+        replica.compute_gradient(iteration)
+        rates.append(replica.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx(expected)

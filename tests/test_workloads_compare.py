@@ -53,7 +53,7 @@ def test_scores_know_their_direction(score, better: float, worse: float, best: f
 
 
 SECOND = 1_000_000_000
-SCENARIO = load("text", {"ranks": 2, "iterations": 2})
+SCENARIO = load("text", {"ranks": 2, "iterations": 2, "algorithms": {}})
 
 
 def made(algorithm: str, seconds: list[list[float]], scores: list[float]) -> Trace:
@@ -112,7 +112,18 @@ def test_ranks_that_sleep_have_cores_of_their_own() -> None:
 @pytest.mark.mpi
 def test_the_command_trains_and_compares(tmp_path: Path) -> None:
     """One job for each seed; and the times that it measured are what the simulator reads."""
-    quick = ["--iterations", "6", "--sync-period", "3", "--set", "training.stretch=1", "--set", "training.iterations={}"]
+    quick = [
+        "--iterations",
+        "6",
+        "--sync-period",
+        "3",
+        "--group-size",
+        "2",
+        "--set",
+        "training.stretch=1",
+        "--set",
+        "training.iterations={}",
+    ]
     table, rows = tmp_path / "t.json", tmp_path / "t.csv"
     command = [sys.executable, "-m", "wagma", "compare", "text", "-n", "2", "--real", "--seeds", "1", "--markdown"]
     output = processes.run(
@@ -133,5 +144,5 @@ def test_the_command_trains_and_compares(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "wagma", "train", "text", "-n", "2", *quick, "--times", str(times), "-q"]
     processes.run(command, tmp_path)
     assert read_csv(times, 1e9).shape == (2, 6)
-    again = load("text", {"ranks": 2, "compute": {"kind": "trace", "seconds": read_csv(times, 1e9).tolist()}})
+    again = load("text", {"ranks": 2, "algorithms": {}, "compute": {"kind": "trace", "seconds": read_csv(times, 1e9).tolist()}})
     assert again.compute.measured is not None

@@ -73,8 +73,8 @@ class Training:
 
     shards, concentration: how the data is shared out (`wagma.workloads.shards`). numerics: in the simulator, a replica for each rank or
     all ranks in one batch (`wagma.sim.batched`). batch_tokens: of `text`. epochs: of `rl`. learning_rates, iterations: algorithm -> its
-    own ones (`Scenario.tuned`). decay: of the learning rate by the last iteration, linearly. stretch: a real rank sleeps after each
-    gradient until that has taken so many times the processor time that it needed.
+    own ones (`Scenario.tuned`). decay: of the learning rate by the last iteration, linearly, once the share decay_from of the iterations is
+    done. stretch: a real rank sleeps after each gradient until that has taken so many times the processor time that it needed.
     """
 
     workload: str = "none"
@@ -92,6 +92,7 @@ class Training:
     learning_rates: Mapping[str, float] = field(default_factory=dict)
     iterations: Mapping[str, float] = field(default_factory=dict)
     decay: float = 0.0
+    decay_from: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,9 +311,12 @@ def _training(section: Section) -> Training:
         _by_algorithm(section.subsection("learning_rates"), whole=False),
         _by_algorithm(section.subsection("iterations"), whole=True),
         section.number("decay", 0.0, 1.0, default=default.decay),
+        section.number("decay_from", 0.0, 1.0, default=default.decay_from),
     )
     if training.decay and training.numerics == "batched":
         section.fail("decay", training.decay, 'only with numerics = "per_rank"')
+    if training.decay_from and not training.decay:
+        section.fail("decay_from", training.decay_from, "only with training.decay above 0")
     if training.optimizer != "sgd" and (training.momentum or training.numerics == "batched"):
         key, value = ("momentum", training.momentum) if training.momentum else ("numerics", training.numerics)
         section.fail(key, value, f'only with optimizer = "sgd", here "{training.optimizer}"')

@@ -128,6 +128,7 @@ _TRAINING = (
     Key("optimizer", choice(OPTIMIZERS), "of each rank", Training().optimizer),
     Key("learning_rate", positive(), "of the same", Training().learning_rate),
     Key("decay", PROBABILITY, "share of it that is gone by the last iteration, falling linearly", Training().decay),
+    Key("decay_from", PROBABILITY, "of the iterations: share that is done when it begins to fall", Training().decay_from),
     Key("momentum", PROBABILITY, "of sgd", Training().momentum),
     Key("batch_tokens", integer(2), "text: most tokens of a batch, padding included", Training().batch_tokens),
     Key("epochs", integer(1), "rl: iterations, one gradient each, that learn from the same episodes", Training().epochs),
