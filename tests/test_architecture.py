@@ -64,7 +64,20 @@ ALLOWED = {
 #: Modules that may know both worlds.
 TOP = ("wagma", "wagma.cli", "wagma.api", "wagma.commands", "wagma.__main__", "wagma.testing")
 
-HEAVY = ("simpy", "torch", "mpi4py", "matplotlib", "scipy", "sklearn", "pandas", "pyarrow", "tensorboard", "safetensors")
+HEAVY = (
+    "numpy",
+    "logging",
+    "simpy",
+    "torch",
+    "mpi4py",
+    "matplotlib",
+    "scipy",
+    "sklearn",
+    "pandas",
+    "pyarrow",
+    "tensorboard",
+    "safetensors",
+)
 
 
 def modules() -> dict[str, Path]:
@@ -115,6 +128,13 @@ def test_import_wagma_is_light() -> None:
     code = f"import sys, wagma; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_validate_stays_the_function() -> None:
+    """There is a module of that name, and whoever imports it puts it in its package."""
+    code = "import sys, wagma.validate, wagma; print(wagma.validate is sys.modules['wagma.validate'].validate, callable(wagma.validate))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "True True"
 
 
 def algorithm_files() -> list[Path]:

@@ -167,7 +167,8 @@ class Monitor:
         groups = f"groups of {schedule.group_size}, {often}" if schedule.grouped else often
         how = "no collectives" if self._engine is None else f"{groups}, through {self._engine.transport}"
         say = self._log.info if self._rank == 0 else self._log.debug
-        say("%s on %d ranks: %s; %s parameters of %s", self._specification.name, comm.size, how, f"{size:,}", dtype)
+        ranks = f"{comm.size} rank{'s' if comm.size > 1 else ''}"
+        say("%s on %s: %s; %s parameters of %s", self._specification.name, ranks, how, f"{size:,}", dtype)
         self._log.debug("on host %s", self.recorder.start.host)
 
     def log(self, loss: Any = None, samples: float | None = None) -> None:
