@@ -184,6 +184,29 @@ def test_rank_that_does_not_return_is_named() -> None:
     release.set()
 
 
+def test_close_after_a_limit_was_caught_tells_the_others() -> None:
+    said = []
+
+    def program(comm: LocalCommunicator) -> None:
+        collective = GroupAllreduce(comm, np.ones(4, np.float32), 2, 1, timeout_s=0.2 if comm.rank == 0 else 20)
+        if comm.rank == 1:
+            assert gave_up.wait(20)
+            with pytest.raises(PeerFailed, match="rank 0 failed: CollectiveTimeout"):
+                collective.average()
+            return
+        with pytest.raises(CollectiveTimeout) as first:
+            collective.average()
+        with pytest.raises(CollectiveTimeout) as again:
+            collective.close()
+        gave_up.set()
+        said.append(again.value is first.value)
+        collective.close()  # nothing any more
+
+    gave_up = threading.Event()
+    run_local(2, program)
+    assert said == [True]
+
+
 @pytest.mark.parametrize(
     ("buffer", "message"),
     [

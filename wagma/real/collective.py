@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from wagma.core.protocol import NONE
 from wagma.core.schedule import EVERYBODY, Schedule
-from wagma.errors import InputError
+from wagma.errors import CollectiveTimeout, InputError
 from wagma.real.exits import is_orderly
 from wagma.real.kernel import Engine, Records, require
 from wagma.real.limited import agree
@@ -106,6 +106,7 @@ class GroupAllreduce:
         self._own = None if resident else buffer  # where the model is; a first value is not kept
         self._schedule = settings()
         self._next = begin
+        self._limit: CollectiveTimeout | None = None
         self._engine = Engine(
             comm, self._schedule, buffer, dtype=dtype, merge_once=merge_once, resident=resident, mean_when_fresh=True,
             transport=transport, longest_nap_s=longest_nap_s, timeout_s=timeout_s, watchdog_s=watchdog_s, record=record, digests=digests,
@@ -138,7 +139,11 @@ class GroupAllreduce:
         `iteration`, where it is given, must be the next one: begin, begin + 1, ... Raises CollectiveTimeout, PeerFailed, ProtocolError.
         """
         t = self._next if iteration is None else iteration
-        outcome = self._engine.average(t, self._own)
+        try:
+            outcome = self._engine.average(t, self._own)
+        except CollectiveTimeout as error:
+            self._limit = error
+            raise
         self._next = t + 1
         merged = outcome.merged_version
         synced = self._schedule.is_sync(t)
@@ -151,8 +156,12 @@ class GroupAllreduce:
     def close(self) -> None:
         """This rank averages no more: serve the others until all have closed. Uneven numbers of iterations are legal.
 
-        Raises CollectiveTimeout if the run shows no sign of life for timeout_s, PeerFailed.
+        Raises CollectiveTimeout if the run shows no sign of life for timeout_s, PeerFailed; once more what `average` raised, if a program
+        has caught its CollectiveTimeout: this rank still stands in that version, so that the others are told instead of served.
         """
+        if self._limit is not None and not self._engine.ended:
+            self.abort(f"{type(self._limit).__name__}: {self._limit}")
+            raise self._limit
         self._engine.close()
 
     #: For `wagma.together`: nothing of it is more than waiting.
