@@ -205,6 +205,72 @@ def test_of_another_run(tmp_path: Path) -> None:
         assert re.match(expected, texts[0]), texts[0]
 
 
+class Growing(torch.nn.Module):
+    """With a table that may become another one on each rank, or go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 2)
+        self.register_buffer("table", torch.zeros(2))
+
+    def forward(self, inputs: Any) -> Any:
+        return self.layer(inputs)
+
+
+@pytest.mark.parametrize(
+    ("own", "reason"),
+    [
+        ((5,), r"tensor 'table' is float32 of shape \(5,\) in it, float32 of shape \(2,\) in this one"),
+        (
+            (1,),
+            r"tensor 'table' is float32 of shape \(1,\) in it, float32 of shape \(2,\) in this one",
+        ),  # which copy_ would take
+        (None, r"tensor 'table' is none in it, float32 of shape \(2,\) in this one"),
+    ],
+)
+def test_a_buffer_of_another_shape_on_another_rank(own: tuple[int, ...] | None, reason: str, tmp_path: Path) -> None:
+    """Each rank may have its own, and what the manifest says of rank 0's says nothing of it."""
+
+    def program(comm: LocalCommunicator, resume: bool) -> str:
+        optimizer, model = wrapped(comm, model=Growing())
+        with optimizer:
+            if resume:
+                before = content(model)
+                with pytest.raises(InputError) as caught:
+                    wagma.load_checkpoint(tmp_path, optimizer)
+                assert content(model) == before
+                return str(caught.value)
+            if comm.rank == 1:
+                model.table = None if own is None else torch.ones(own)
+            wagma.save_checkpoint(tmp_path, optimizer)
+            return ""
+
+    run_local(2, lambda comm: program(comm, resume=False))
+    texts = run_local(2, lambda comm: program(comm, resume=True))
+    assert texts[0] == texts[1]
+    assert re.match(rf"rank 1: checkpoint .*rank-00001.safetensors: of another model: {reason}$", texts[0]), texts[0]
+
+
+def test_a_folder_that_one_rank_may_not_look_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only rank 0 looks; the others must not wait for it."""
+
+    def locate(folder: Path) -> Path:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(files, "locate", locate)
+
+    def program(comm: LocalCommunicator) -> str:
+        optimizer, _ = wrapped(comm)
+        with optimizer, pytest.raises(InputError) as caught:
+            wagma.load_checkpoint(tmp_path, optimizer)
+        return str(caught.value)
+
+    texts = run_local(2, program)
+    assert texts[0] == texts[1]
+    assert re.match(r"rank 0: checkpoint .*: PermissionError: .*Permission denied", texts[0]), texts[0]
+    assert "\n" not in texts[0]
+
+
 # -- kills ----------------------------------------------------------------------------------------------------------------
 
 

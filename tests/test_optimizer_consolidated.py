@@ -27,7 +27,7 @@ from training import (  # noqa: E402  after the checks
 )
 
 from wagma.algorithms import ALGORITHMS  # noqa: E402
-from wagma.errors import CollectiveTimeout, InputError  # noqa: E402
+from wagma.errors import CollectiveTimeout, InputError, PeerFailed  # noqa: E402
 
 COMMON = [name for name in ALGORITHMS if name != "ideal"]
 
@@ -247,15 +247,42 @@ def test_what_a_rank_alone_changes_inside_is_undone_as_well() -> None:
     on(1, program)
 
 
+@pytest.mark.parametrize("options", [{}, {"resident": True}], ids=["copied", "resident"])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_parameters_that_are_made_to_look_elsewhere_inside_look_back_afterwards(ranks: int, options: dict[str, Any]) -> None:
+    """As programs do that evaluate with an average of their own: `p.data` is replaced, and not written into."""
+
+    def program(comm: Any) -> None:
+        model = normed(0)
+        with distribute(sgd(model), model, comm=comm, **options) as optimizer:
+            loop(comm, model, optimizer, 1)
+            before = content(model)
+            with optimizer.consolidated():
+                for tensor in [*model.parameters(), *model.buffers()]:
+                    tensor.data = torch.full_like(tensor, 7)
+                model[0].weight.data = model[0].weight.data.double()[:1]
+            floats = [one.is_floating_point() for one in before]
+            for old, now, floating in zip(before, content(model), floats, strict=True):
+                assert not floating or (old.dtype is now.dtype and torch.equal(old, now))
+            loop(comm, model, optimizer, 1)
+
+    on(ranks, program)
+
+
 def test_after_a_limit_it_says_the_same_again() -> None:
-    """This rank stands in a meeting that nobody can leave; it is no defect of wagma, which ProtocolError would mean."""
+    """This rank stands in a meeting that nobody can leave; it is no defect of wagma, which ProtocolError would mean. So does close, and
+    the other rank does not wait for this one."""
     over = threading.Event()
 
     def program(comm: Any) -> None:
         model = linear(0)
-        optimizer = distribute(sgd(model), model, comm=comm, timeout_s=0.3)
+        optimizer = distribute(sgd(model), model, comm=comm, timeout_s=0.3 if comm.rank == 0 else 20.0)
         if comm.rank == 1:
             assert over.wait(20.0)
+            began = time.monotonic()
+            with pytest.raises(PeerFailed, match=r"rank 0 failed: CollectiveTimeout: rank 0: version 0"):
+                optimizer.close()
+            assert time.monotonic() - began < 5.0
             return
         try:
             said = []
@@ -265,7 +292,38 @@ def test_after_a_limit_it_says_the_same_again() -> None:
                 said.append(str(caught.value))
             assert said[0] == said[1]
             assert said[0].startswith("rank 0: consolidated() waits for every rank that has not closed: rank 0: version 0")
+            with pytest.raises(CollectiveTimeout, match="rank 0: version 0"):
+                optimizer.close()
+            assert optimizer.is_closed
+            optimizer.close()  # once is enough
         finally:
             over.set()
+
+    on(2, program)
+
+
+def test_close_after_the_limit_of_a_step_says_it_again() -> None:
+    """What the program has caught is what has happened, and the other ranks hear of it; both give up what they show."""
+    over = threading.Event()
+
+    def program(comm: Any) -> None:
+        model, lines = linear(0), []
+        optimizer = distribute(
+            sgd(model), model, "allreduce_sgd", comm=comm, timeout_s=0.3 if comm.rank == 0 else 20.0, progress=lines.append
+        )
+        if comm.rank == 1:
+            assert over.wait(20.0)
+            with pytest.raises(PeerFailed, match=r"rank 0 failed: CollectiveTimeout: rank 0: version 0"):
+                optimizer.close()
+        else:
+            try:
+                with pytest.raises(CollectiveTimeout, match="rank 0: version 0"):
+                    loop(comm, model, optimizer, 1)
+                with pytest.raises(CollectiveTimeout, match="rank 0: version 0"):
+                    optimizer.close()
+            finally:
+                over.set()
+        assert optimizer.failed
+        assert optimizer._parts.monitor._ended
 
     on(2, program)

@@ -269,6 +269,31 @@ def test_updates_that_replace_data_are_not_lost() -> None:
     assert copied[0] == copied[1]
 
 
+@pytest.mark.parametrize("change", ["swapped", "transposed"])
+def test_values_that_look_at_parts_of_the_buffer_are_not_lost(change: str) -> None:
+    """Two parameters that look at each other's part, or one at its own in another order: each is read before anything is written."""
+
+    def train(comm: LocalCommunicator, resident: bool) -> list[bytes]:
+        with seeded(3 + comm.rank):
+            model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+        first, second = model[0].weight, model[1].weight
+        with distribute(
+            torch.optim.SGD(model.parameters(), lr=0.1), model, "local_sgd", 1, 1, comm=comm, resident=resident
+        ) as wrapped:
+            for _ in range(4):
+                if change == "swapped":
+                    first.data, second.data = second.data, first.data
+                else:
+                    first.data = first.data.t()
+                for parameter in model.parameters():  # a product would be rounded otherwise with a transposed matrix
+                    parameter.grad = torch.full_like(parameter, 1.0 + comm.rank)
+                wrapped.step()
+        return [parameter.detach().contiguous().numpy().tobytes() for parameter in model.parameters()]
+
+    copied = run_local(2, lambda comm: train(comm, False))
+    assert run_local(2, lambda comm: train(comm, True)) == copied
+
+
 @pytest.mark.parametrize(
     ("new", "complaint"),
     [

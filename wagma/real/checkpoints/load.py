@@ -68,7 +68,8 @@ def load_checkpoint(
         files.require()
         _check_fresh(optimizer)
         if first:
-            files.locate(folder)
+            with told(f"checkpoint {folder}"):  # a folder that this rank may not look into
+                files.locate(folder)
         return f"folder = {folder}"
 
     def read() -> str:
@@ -133,6 +134,8 @@ def _read(path: Path, optimizer: DistributedOptimizer, state: State, consolidate
     for name in parts["modules"].keys() ^ extra_states(agreed.model).keys():
         has = "this one has none" if name in parts["modules"] else "it has none"
         raise InputError(f"checkpoint {path}: of another model: {name!r} is what one of their modules keeps, and {has}")
+    # The manifest speaks of rank 0's: a program may have given each rank a buffer of another shape, or have taken it away.
+    _check_layout(f"checkpoint {path}: {tensors_name}", layout_of(parts["buffers"]), layout_of(buffers_of(agreed.model)))
     model: Tensors = {}
     if agreed.comm.rank == 0:
         model = files.read_tensors(files.check_file(path, files.MODEL, manifest))
@@ -167,15 +170,16 @@ def _check_fits(
 
 
 def _check_model(path: Path, saved: dict[str, Any], model: torch.nn.Module) -> None:
-    own = layout_of(tensors_of(model))
+    _check_layout(f"checkpoint {path}", saved, layout_of(tensors_of(model)))
+
+
+def _check_layout(where: str, saved: dict[str, Any], own: dict[str, Any]) -> None:
     for name in [*own, *saved]:
         if own.get(name) != saved.get(name):
             texts = [
                 f"{found[0]} of shape {tuple(found[1])}" if found else "none" for found in (saved.get(name), own.get(name))
             ]
-            raise InputError(
-                f"checkpoint {path}: of another model: tensor {name!r} is {texts[0]} in it, {texts[1]} in this one"
-            )
+            raise InputError(f"{where}: of another model: tensor {name!r} is {texts[0]} in it, {texts[1]} in this one")
 
 
 def _restore_own(loaded: _Loaded, optimizer: DistributedOptimizer, state: State) -> None:

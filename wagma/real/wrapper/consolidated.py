@@ -29,9 +29,10 @@ def consolidated(
     at the last sync; ranks that have not come that far are out of date, and left out. Raises CollectiveTimeout, PeerFailed;
     InputError if another rank calls something else.
     """
-    tensors = [*(parameter.detach() for parameter in parameters), *buffers.now()]
+    held = [*parameters, *buffers.now()]
+    tensors = [one.detach() for one in held]
     if meetings is None:
-        with _put_back(tensors):
+        with _put_back(held):
             yield
         return
     try:
@@ -46,7 +47,7 @@ def consolidated(
         )
     newest = max(present.iterations.values())
     counted = iteration >= last_sync(newest)
-    with _put_back(tensors):
+    with _put_back(held):
         owners = meetings.average(tensors, [counted and bool(torch.isfinite(tensor).all()) for tensor in tensors])
         expected = sum(number >= last_sync(newest) for number in present.iterations.values())
         for tensor, ranks in zip(tensors[: len(parameters)], owners, strict=False):
@@ -56,14 +57,16 @@ def consolidated(
 
 
 @contextmanager
-def _put_back(tensors: list[torch.Tensor]) -> Iterator[None]:
-    own = [tensor.clone() for tensor in tensors]
+def _put_back(held: list[torch.Tensor]) -> Iterator[None]:
+    # What each looks at, and what is in it: a program that swaps in averages of its own changes the one or the other.
+    before = [(one, one.detach(), one.detach().clone()) for one in held]
     try:
         yield
     finally:
         with torch.no_grad():
-            for tensor, before in zip(tensors, own, strict=True):
-                tensor.copy_(before)
+            for one, place, values in before:
+                one.data = place
+                place.copy_(values)
 
 
 def last_sync_of(sync_period: int) -> Callable[[int], int]:

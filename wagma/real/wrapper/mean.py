@@ -68,7 +68,9 @@ class EndingEngine(Engine):
 
     def begin_close(self) -> None:
         """This rank comes to no further version; returns at once."""
-        self._begin.set()
+        # After an error it still stands in a version, and is aborted: closing would be refused as a defect of wagma.
+        if self.error is None:
+            self._begin.set()
 
     def close(self) -> None:
         """Until all have closed. Raises as Engine.close does."""
@@ -224,6 +226,11 @@ class Meetings:
     def abort(self, message: str) -> None:
         """As Engine.abort."""
         self._engine.abort(message)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended a meeting: this rank still stands in it, and can neither go on nor close."""
+        return self._failure
 
     @property
     def error(self) -> WagmaError | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, overload
 import torch
 
 from wagma.core.effects import Value
-from wagma.errors import InputError, PeerFailed
+from wagma.errors import CollectiveTimeout, InputError, PeerFailed, WagmaError
 from wagma.real.algorithms import has_syncs
 from wagma.real.driver import RankDriver
 from wagma.real.exits import is_orderly
@@ -60,6 +60,12 @@ class Parts:
             self.engine.close()
         if self.meetings is not None:
             self.meetings.close()
+
+    @property
+    def left_waiting(self) -> BaseException | None:
+        """The limit that was reached in a meeting, in which this rank still stands."""
+        failure = None if self.meetings is None else self.meetings.failure
+        return failure if isinstance(failure, CollectiveTimeout) else None
 
     def abort(self, message: str) -> None:
         """Tell the other ranks, and wait for nobody."""
@@ -271,11 +277,16 @@ class DistributedOptimizer(torch.optim.Optimizer):
     def close(self) -> None:
         """This rank has no further iteration: serve the others until all have closed. Safe to call twice.
 
-        Raises CollectiveTimeout if nothing happens any more before all ranks have closed.
+        Raises CollectiveTimeout if nothing happens any more before all ranks have closed; or again, if the program has caught that of an
+        earlier call: then the others, who raise PeerFailed, are not waited for.
         """
         if self._closed:  # model and optimizer may belong to another one by now
             return
-        self.serve()
+        try:
+            self.serve()
+        except WagmaError:
+            self._abandon_if_closed()
+            raise
         self._detach()
         self._parts.monitor.finish(self._ended_at or 0)
 
@@ -288,12 +299,21 @@ class DistributedOptimizer(torch.optim.Optimizer):
         if self._ended_at is None:
             self._ended_at = self.iteration  # a rank that gossips goes on for the others' sake
         try:
+            # A rank that came to its limit still stands in that collective: nothing there can be closed any more.
+            caught = self._error if isinstance(self._error, CollectiveTimeout) else self._parts.left_waiting
+            if caught is not None:
+                raise caught
             self._parts.close()
-        except PeerFailed as error:  # heard of by one part only
-            self._parts.abort(f"{type(error).__name__}: {error}")
-            self._error = self._error or error
-            self._detach()
+        except WagmaError as error:
+            if error is caught or isinstance(error, PeerFailed):  # which one part only may have heard of
+                self._parts.abort(f"{type(error).__name__}: {error}")
+                self._error = self._error or error
+                self._detach()
             raise
+
+    def _abandon_if_closed(self) -> None:
+        if self._closed:  # else only a limit was reached, and the program may close once more
+            self._parts.monitor.abandon()
 
     def _detach(self) -> None:
         if self._closed:

@@ -72,6 +72,7 @@ class ResidentModel:
 
         Raises ModelChanged, naming the parameter, if they have another shape, dtype or device now.
         """
+        moved = []
         for name, parameter, part in zip(self._names, self._parameters, self._parts[self._engine.model_index], strict=True):
             if parameter.is_set_to(part):  # memory, shape and strides: as in nearly every step of nearly every program
                 continue
@@ -82,7 +83,11 @@ class ResidentModel:
                     f"rank {self._engine.rank}: "
                     f"parameter {name!r} was {before} at distribute, and is {now}: resident parameters must stay as they are"
                 )
-            part.copy_(parameter.detach())
+            # It may look at the part of another parameter (two that were swapped), or at its own one transposed: all values are taken
+            # before any part is written.
+            moved.append((parameter, part, parameter.detach().clone()))
+        for parameter, part, values in moved:
+            part.copy_(values)
             parameter.data = part
 
     def detach(self) -> None:
