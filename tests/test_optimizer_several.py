@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,6 +83,93 @@ def test_an_error_inside_ends_all_of_them_on_all_ranks() -> None:
     texts = on(2, program)
     assert texts[1] == "ZeroDivisionError: bad batch"
     assert texts[0].startswith("PeerFailed: rank 1 failed: ZeroDivisionError: bad batch")
+
+
+def test_an_error_of_one_that_is_served_ends_all_of_them_at_once() -> None:
+    """Rank 1 waits in the first one for rank 0, which serves the second one until rank 1 comes: rank 0 must not wait for that."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("no memory")
+
+    def program(comm: Any) -> str:
+        models, optimizers = pair(comm, timeout_s=20.0)
+        if comm.rank == 0:
+            optimizers[0].serve = fail
+            give_up = optimizers[0].__exit__
+            optimizers[0].__exit__ = lambda *error: fail(give_up(*error))  # which keeps the second one from nothing
+        try:
+            with wagma.together(*optimizers):
+                take_steps(comm, models, optimizers, 2 + comm.rank)
+        except (ZeroDivisionError, PeerFailed) as error:
+            assert all(optimizer.failed for optimizer in optimizers)
+            return f"{type(error).__name__}: {error}"
+        return "nothing was raised"
+
+    began = time.monotonic()
+    texts = on(2, program)
+    assert time.monotonic() - began < 5.0
+    assert texts[0] == "ZeroDivisionError: no memory"
+    assert texts[1].startswith("PeerFailed: rank 0 failed: ZeroDivisionError: no memory")
+
+
+class Waiting:
+    """A handle that no other rank ever closes."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self.left = False  # whether the thread that served is through
+
+    def serve(self) -> None:
+        assert self.over.wait(20.0)
+        time.sleep(0.05)
+        self.left = True
+
+    def close(self) -> None:
+        raise AssertionError("nothing may be waited for after Ctrl-C")
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.over.set()
+
+
+def test_ctrl_c_ends_the_wait_for_all_of_them_and_their_threads() -> None:
+    """Those must not work on the models any more once the program has them back."""
+    handles = Waiting(), Waiting()
+    interrupt = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt), wagma.together(*handles):
+        interrupt.start()
+    assert all(handle.left for handle in handles)
+
+
+def test_a_trace_that_cannot_be_written_keeps_no_other_one_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 alone writes, after all ranks have handed in: the others would wait for it in the end of the second one."""
+    written: list[Path] = []
+
+    def write(path: Path, *_: object) -> None:
+        written.append(path)
+        if len(written) == 1:
+            raise InputError(f"cannot write {path}")
+
+    monkeypatch.setattr("wagma.real.seeing.monitor.write_trace", write)
+
+    def program(comm: Any) -> str:
+        models = [linear(0), linear(1)]
+        optimizers = [
+            distribute(sgd(one), one, comm=comm, timeout_s=20.0, trace=tmp_path / str(place))
+            for place, one in enumerate(models)
+        ]
+        text = ""
+        try:
+            with wagma.together(*optimizers):
+                take_steps(comm, models, optimizers, 1 + comm.rank)
+        except InputError as error:
+            text = str(error)
+        assert all(optimizer.is_closed for optimizer in optimizers)
+        return text
+
+    began = time.monotonic()
+    assert on(2, program) == [f"cannot write {tmp_path / '0'}", ""]
+    assert time.monotonic() - began < 5.0
+    assert len(written) == 2
 
 
 def test_an_optimizer_and_an_array_end_together_and_exits_are_ends() -> None:

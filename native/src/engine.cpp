@@ -297,7 +297,7 @@ void Engine::close(const Tick& tick, const void* model) {
   transport_->note_lateness(Clock::duration::max());  // it will not come any more
   drive_until(tick, true, [&] { return finished_; });
   transport_->wake();
-  if (thread_.joinable()) thread_.join();
+  join();
 }
 
 void Engine::abort(const std::string& message) {
@@ -306,6 +306,11 @@ void Engine::abort(const std::string& message) {
     if (!abort_) abort_ = message;
   }
   transport_->wake();
+  join();
+}
+
+void Engine::join() {
+  std::lock_guard lock(join_);
   if (thread_.joinable()) thread_.join();
 }
 

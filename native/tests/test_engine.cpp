@@ -221,6 +221,31 @@ void close_has_a_limit() {
   WAGMA_CHECK(errors[0].find("rank 0: closed after version none, and heard nothing for 0.3 s") == 0);
 }
 
+// An error elsewhere in the program aborts an engine that another thread closes: its progress thread may be joined once only.
+void threads_end_it_at_once() {
+  const auto config = config_of(1, 1, 2, 4);
+  for (int i = 0; i < 50; ++i) {
+    check_no_errors(run_ranks(config, [](int) { return 1.0; }, [](int, Engine& engine) {
+      std::barrier at_once(3);
+      std::vector<std::string> errors(3);
+      std::vector<std::thread> threads;
+      for (int thread = 0; thread < 3; ++thread) {
+        threads.emplace_back([&, thread] {
+          at_once.arrive_and_wait();
+          try {
+            thread == 0 ? engine.close() : engine.abort("an error elsewhere");
+          } catch (const ProtocolError&) {  // of a close that came too late
+          } catch (const std::exception& error) {
+            errors[thread] = error.what();
+          }
+        });
+      }
+      for (auto& thread : threads) thread.join();
+      for (const auto& error : errors) WAGMA_CHECK(error.empty());
+    }));
+  }
+}
+
 void misuse_is_refused() {
   const auto config = config_of(1, 1, 2, 4);
   check_no_errors(run_ranks(config, [](int) { return 1.0; }, [](int, Engine& engine) {
@@ -260,5 +285,6 @@ int main() {
                     {"dropped_engine_reaches_peers", dropped_engine_reaches_peers},
                     {"timeout_names_the_missing", timeout_names_the_missing},
                     {"close_has_a_limit", close_has_a_limit},
+                    {"threads_end_it_at_once", threads_end_it_at_once},
                     {"misuse_is_refused", misuse_is_refused}});
 }

@@ -1,4 +1,5 @@
-"""The distributed optimizer on real processes: start, sub-communicators, a loss scaler, uneven ends, an end left to the exit."""
+"""The distributed optimizer on real processes: start, sub-communicators, a loss scaler, uneven ends, several that end at once, an end left
+to the exit."""
 
 from __future__ import annotations
 
@@ -69,6 +70,23 @@ def in_halves() -> None:
         assert same_everywhere(half, flat(model))
 
 
+def at_once() -> None:
+    """Two optimizers, whose ends wait for the other ranks in two threads, each with MPI calls of its own; numbers of batches differ."""
+    models = [network(5), network(6)]
+    optimizers = [
+        wagma.distribute(torch.optim.SGD(model.parameters(), lr=0.1), model, sync_period=1, transport=TRANSPORT, timeout_s=20.0)
+        for model in models
+    ]
+    with wagma.together(*optimizers):
+        for _ in range((3, 5, 4, 2)[RANK]):
+            for inputs, model, optimizer in zip((5, 6), models, optimizers, strict=True):
+                train(model, optimizer, inputs, 1)
+    assert all(optimizer.is_closed for optimizer in optimizers)
+    for model, optimizer in zip(models, optimizers, strict=True):
+        with optimizer.consolidated():
+            assert same_everywhere(COMM, flat(model))
+
+
 def left_to_the_exit() -> None:
     """Nobody closes; rank r has r batches more, with means of buffers in them."""
     model = network(5)
@@ -78,5 +96,6 @@ def left_to_the_exit() -> None:
 
 begin_and_scale()
 in_halves()
+at_once()
 left_to_the_exit()
 say("ok")

@@ -6,13 +6,14 @@ program says at the first close that the second one follows, so the program has 
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Protocol
 
-from wagma.errors import InputError, PeerFailed
+from wagma.errors import InputError
 from wagma.real.exits import is_orderly
 
 
@@ -26,7 +27,7 @@ class Handle(Protocol):
         """The part of `close` that waits for the others."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /) -> None:
-        """After an error: tell the others, and wait for nobody."""
+        """After an error: tell the others, and wait for nobody. Also while another thread serves, which then raises; again: nothing."""
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def together(*handles: Handle) -> Iterator[None]:
     """`with wagma.together(generator, critic):` all of them end with the block, and serve the other ranks until all have closed each.
 
     In place of a `with` of each: optimizers that `wagma.distribute` has returned, and `GroupAllreduce`s. Ranks may leave the block after
-    different numbers of iterations of any of them. After an error all are given up, and the other ranks raise PeerFailed.
+    different numbers of iterations of any of them. After an error of any all are given up, and the other ranks raise PeerFailed.
 
     Raises InputError for anything else, or the same one twice; what the `close` of any of them raises.
     """
@@ -52,8 +53,7 @@ def together(*handles: Handle) -> Iterator[None]:
             ended = error
         _serve(handles)
     except BaseException as error:
-        for one in handles:
-            one.__exit__(type(error), error, error.__traceback__)
+        _give_up(handles, error)
         raise
     _close(handles)
     if ended is not None:
@@ -61,25 +61,61 @@ def together(*handles: Handle) -> Iterator[None]:
 
 
 def _serve(handles: tuple[Handle, ...]) -> None:
-    """A thread for each. They share nothing: each handle has communicators, buffers and threads of its own."""
-    errors: list[BaseException] = []  # appended to by the threads, read after they were joined
+    """A thread for each. They share nothing: each handle has communicators, buffers and threads of its own.
+
+    Raises the first error of any. All are given up before the other threads are waited for: those serve ranks that may wait in the
+    handle that has failed, and would do so until the limit. An abort from here is what a handle allows while another thread serves it.
+    """
+    # Put into by each thread once, taken from by this one. A SimpleQueue, since Ctrl-C has to end this wait, and finds no lock held in it.
+    ends: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
     def serve(one: Handle) -> None:
         try:
             one.serve()
         except BaseException as error:  # raised again below
-            errors.append(error)
+            ends.put(error)
+        else:
+            ends.put(None)
 
-    threads = [threading.Thread(target=serve, args=(one,), name="wagma-together", daemon=True) for one in handles]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise next((error for error in errors if not isinstance(error, PeerFailed)), errors[0])
+    threads: list[threading.Thread] = []  # that have started
+    try:
+        for one in handles:
+            thread = threading.Thread(target=serve, args=(one,), name="wagma-together", daemon=True)
+            thread.start()
+            threads.append(thread)
+        for _ in handles:
+            error = ends.get()
+            if error is not None:
+                raise error
+    except BaseException as error:
+        _give_up(handles, error)
+        raise
+    finally:
+        # After an error, too: what a thread still does it does to the model, which is the program's own again from here on.
+        for thread in threads:
+            thread.join()
+
+
+def _give_up(handles: tuple[Handle, ...], error: BaseException) -> None:
+    """Tell the other ranks, in each; again: nothing. What fails in one keeps none from being given up, and `error` is the one to report."""
+    for one in handles:
+        with suppress(BaseException):
+            one.__exit__(type(error), error, error.__traceback__)
 
 
 def _close(handles: tuple[Handle, ...]) -> None:
-    """What is left has collectives on the program's communicators: one after the other, in the same order on all ranks."""
-    for one in handles:
-        one.close()
+    """What is left has collectives on the program's communicators: one after the other, in the same order on all ranks.
+
+    So an error of this rank alone, as of a trace that cannot be written, must not keep it from those that follow. Raises the first one.
+    """
+    first: Exception | None = None
+    for place, one in enumerate(handles):
+        try:
+            one.close()
+        except Exception as error:
+            first = first or error
+        except BaseException as error:  # Ctrl-C: wait for nobody
+            _give_up(handles[place:], error)
+            raise
+    if first is not None:
+        raise first

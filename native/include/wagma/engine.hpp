@@ -159,6 +159,7 @@ class Engine {
   std::string timeout_message();
   bool is_pending();  // under mutex_
   void run();  // of the progress thread
+  void join();
 
   const EngineConfig config_;
   const std::shared_ptr<Transport> transport_;
@@ -204,6 +205,10 @@ class Engine {
   std::optional<Completed> merging_;  // what is to be merged
 
   Thread thread_;
+  // Whoever joins thread_ holds it. Without it two threads of the program could join at once, of which one closes and another one aborts
+  // after an error elsewhere, or Ctrl-C: that is undefined, and hangs. Held for nothing else, and never taken under drive_ or mutex_, which
+  // the joined thread may still want. Nobody waits for it longer than for that thread's end, which whoever joins has brought about.
+  Mutex join_;
 };
 
 }  // namespace wagma
