@@ -215,7 +215,7 @@ class Ringing {
     claim(own.progress().released, "an execution of one rank is not over at once");
     for (Version version = 1; version <= versions_; ++version) {
       for (int dimension = 0; dimension < dimensions(kRanks); ++dimension) own.send_activation(neighbour(kRanks, 0, dimension), {version, dimension});
-      wait_until(own, [&] { return std::all_of(taken_.begin() + 1, taken_.end(), [&](auto& taken) { return taken >= version; }); });
+      wait_until(own, Sleeper::application, [&] { return std::all_of(taken_.begin() + 1, taken_.end(), [&](auto& taken) { return taken >= version; }); });
     }
     over_ = 1;
     own.wake();
@@ -232,7 +232,7 @@ class Ringing {
   void receive(int rank) {
     NodeTransport& own = *transports_[rank];
     for (Version version = 0; version < versions_;) {
-      wait_until(own, [&] {
+      wait_until(own, Sleeper::progress, [&] {
         while (const auto activation = own.poll_activation()) version = activation->version;
         return version > taken_[rank].peek();
       });
@@ -242,12 +242,13 @@ class Ringing {
   }
 
  private:
+  // Receivers sleep as the progress threads of ranks that compute: whoever sleeps until it is activated is rung for at once.
   template <class Look>
-  static void wait_until(NodeTransport& own, Look look) {
+  static void wait_until(NodeTransport& own, Sleeper who, Look look) {
     while (!look()) {
-      const auto since = own.announce(Sleeper::application);
+      const auto since = own.announce(who);
       const bool there = look();
-      if (!there) own.sleep(Sleeper::application, since, {});
+      if (!there) own.sleep(who, since, Clock::time_point::max());
       own.awake();
       if (there) return;
     }
