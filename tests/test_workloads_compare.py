@@ -13,7 +13,7 @@ import pytest
 
 from wagma.errors import InputError
 from wagma.scenario import load
-from wagma.scores import ACCURACY, BITS_PER_BYTE, EPISODE_RETURN
+from wagma.scores import ACCURACY, BITS_PER_BYTE, EPISODE_RETURN, score_named
 from wagma.studies.bound import gain_bound, measured_bound
 from wagma.studies.measured import compare_traces, gain, gain_to_target
 from wagma.timing.measured import read_csv
@@ -50,6 +50,14 @@ def test_scores_know_their_direction(score, better: float, worse: float, best: f
     assert (score.best([worse, better]), score.worst([worse, better])) == (better, worse)
     assert score.near(best) == pytest.approx(near)
     assert not score.better(score.near(best), best)
+
+
+def test_only_what_is_held_out_is_said_to_be() -> None:
+    """Nobody trains on a test set; of episodes there are as many as one likes, and of an unknown score nothing is known."""
+    assert ACCURACY.basis == BITS_PER_BYTE.basis == "of the mean of all models, held-out data"
+    unknown = score_named("BLEU")
+    assert unknown is not None
+    assert EPISODE_RETURN.basis == unknown.basis == "of the mean of all models"
 
 
 SECOND = 1_000_000_000

@@ -13,6 +13,7 @@ DIRECTIONS = ("up", "down")
 @dataclass(frozen=True, slots=True)
 class Score:
     """A measure of a model. direction: "up" if more is better, else "down". margin: how far from the best one a target is by default.
+    held_out: whether it is one on data that nobody trained on, and not, say, on episodes, of which there are as many as one likes.
 
     An accuracy is a share, from 0 to 1, and is written in percent; any other score as a number with so many digits.
     """
@@ -22,6 +23,12 @@ class Score:
     digits: int = 3
     margin: float = 0.05
     share: bool = False
+    held_out: bool = True
+
+    @property
+    def basis(self) -> str:
+        """What it is of, for the line below a table."""
+        return "of the mean of all models" + (", held-out data" if self.held_out else "")
 
     def better(self, one: float, other: float) -> bool:
         """Whether `one` is truly better than `other`."""
@@ -65,7 +72,7 @@ class Score:
 
 ACCURACY = Score("accuracy", share=True)
 BITS_PER_BYTE = Score("bits per byte", "down")
-EPISODE_RETURN = Score("episode return", digits=1, margin=20.0)
+EPISODE_RETURN = Score("episode return", digits=1, margin=20.0, held_out=False)
 
 SCORES = {score.name: score for score in (ACCURACY, BITS_PER_BYTE, EPISODE_RETURN)}
 
@@ -74,4 +81,4 @@ def score_named(name: str | None, direction: str | None = None) -> Score | None:
     """What a record calls its score; one that is not known here is a number of the direction that the record says."""
     if name is None:
         return None
-    return SCORES.get(name, Score(name, direction or "up"))
+    return SCORES.get(name, Score(name, direction or "up", held_out=False))

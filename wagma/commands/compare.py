@@ -129,9 +129,7 @@ def describe(comparison: Comparison, verbose: bool = False, markdown: bool = Fal
     if comparison.bound is not None:
         return "\n".join([*text, below(comparison)])
     often = "in every iteration" if comparison.every == 1 else f"every {comparison.every} iterations"
-    return "\n".join(
-        [*text, f"{comparison.score.name}: of the mean of all models, held-out data, at the end; evaluated {often}"]
-    )
+    return "\n".join([*text, f"{comparison.score.name}: {comparison.score.basis}, at the end; evaluated {often}"])
 
 
 def _table(comparison: Comparison, verbose: bool, markdown: bool) -> str:

@@ -111,7 +111,7 @@ def below(comparison: Comparison) -> str:
     )
     better = "more" if score.direction == "up" else "less"
     return (
-        f"{score.name}: of the mean of all models, held-out data, at the end; {better} is better; judged every {comparison.every}"
+        f"{score.name}: {score.basis}, at the end; {better} is better; judged every {comparison.every}"
         f" iterations\ngain: of throughput, and of time to the target, over {SYNCHRONOUS}; by what the ranks were seen to compute,"
         f" throughput can gain {bound.gain:.2f} at most ({shared})"
     )

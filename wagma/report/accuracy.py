@@ -130,7 +130,7 @@ def _frame(axes: Axes, curves: Sequence[Curve], scale: float, score: Score) -> N
         axes.set_xscale("log")
         plain_ticks(axes, "x", [tick for tick in _TICKS if first <= tick <= last])
     axes.set_xlim(first, last)
-    axes.set_ylabel(f"held-out {score.name}{', %' if score.share else ''}")
+    axes.set_ylabel(f"{'held-out ' if score.held_out else ''}{score.name}{', %' if score.share else ''}")
     axes.grid(visible=True)
 
 
