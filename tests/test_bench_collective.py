@@ -360,3 +360,21 @@ def test_rounds_need_no_wagma() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip()
+
+
+def test_what_cannot_be_measured_against_mpi_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Any] = []
+
+    def measured(settings: Settings, others: list[Any], _: Any) -> dict[str, Any]:
+        asked.append((settings.specification()["against"], others))
+        return {"schema": 1, "results": []}
+
+    monkeypatch.setattr(collective, "measure", measured)
+    monkeypatch.setattr("wagma.commands.bench_ranks.require", lambda **_: None)
+    assert main(["bench", "collective", "--dtype", "bfloat16", "--json", "-"]) == 0
+    said = capsys.readouterr()
+    assert said.err.splitlines()[0] == "wagma: --dtype bfloat16: MPI cannot add it, so nothing is measured against mpi"
+    assert json.loads(said.out) == {"schema": 1, "results": []}
+    assert asked == [([], [])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -131,7 +132,10 @@ def _collective(options: argparse.Namespace) -> int:
     require(training=False, transport=options.transport)
     if "gloo" in options.against and find_spec("torch") is None:
         raise MissingDependencyError("--against gloo needs torch: pip install 'wagma[torch]'")
-    others = collective.libraries(options.mpi_python) if "mpi" in settings.specification()["against"] else []
+    beside_mpi = "mpi" in settings.specification()["against"]
+    if "mpi" in options.against and not beside_mpi and not options.quiet:
+        print(f"wagma: --dtype {options.dtype}: MPI cannot add it, so nothing is measured against mpi", file=sys.stderr)
+    others = collective.libraries(options.mpi_python) if beside_mpi else []
     with Progress(f"measuring the collective on {options.ranks} ranks", options.quiet) as progress:
         found = collective.measure(settings, others, progress)
     if options.plot is not None:
