@@ -21,7 +21,8 @@ def why_not_writable(name: str | Path) -> str | None:
 def why_no_folder(name: str | Path) -> str | None:
     """What keeps files from being written into a folder of that name, which may have to be made; None if nothing does."""
     path = Path(name)
-    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    # os.path: Path.exists would raise where a folder on the way may not be looked into.
+    there = next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
     if not there.is_dir():
         return f"{there} is a file, not a folder"
     if not os.access(there, os.W_OK):

@@ -232,11 +232,13 @@ def _train(
     """The results, on rank 0."""
     # What is imported stays: to look through it for garbage again and again takes a sixth of a rank's start, and more at each later look.
     gc.disable()
-    from wagma.real.checkpoints.run import Saving
-    from wagma.real.train import train
+    try:
+        from wagma.real.checkpoints.run import Saving
+        from wagma.real.train import train
 
-    gc.freeze()
-    gc.enable()
+        gc.freeze()
+    finally:
+        gc.enable()
     saving = Saving(options.checkpoint, options.checkpoint_every or CHECKPOINT_EVERY, options.resume)
 
     results = []

@@ -251,9 +251,8 @@ class RankDriver:
 
     def _join(self, effect: Allreduce | GroupAllreduce) -> _native.Outcome:
         engine, own = self._collective(effect), self._take(effect.value)
-        if (
-            self._gossip is not None
-        ):  # a rank that has closed goes on with both: exchanges come with the collectives of their iteration
+        # A rank that has closed goes on with both: exchanges come with the collectives of their iteration.
+        if self._gossip is not None:
             self._gossip.join(effect.iteration)
         with self._waiting():
             return engine.arrive(effect.iteration, own)
