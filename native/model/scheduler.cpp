@@ -36,7 +36,6 @@ std::uint64_t mix(std::uint64_t a, std::uint64_t b) {
 enum class Waits { nothing, futex, lock, join };
 
 struct Task {
-  ucontext_t context;
   std::function<void()> body;
   Waits waits = Waits::nothing;
   std::uint32_t word = 0;  // of a futex or a lock, or the task that is joined
@@ -46,6 +45,7 @@ struct Task {
   std::int64_t time = 0;  // since the run's start, by its own clock
   bool finished = false;
   std::array<std::uint64_t, 2> exceptions{};
+  ucontext_t context;  // last, being the largest: the scheduler looks at the others at each step
 };
 
 struct Choice {
@@ -83,6 +83,7 @@ struct State {
   std::uint32_t next_word = 0;
   std::uint64_t memory = 0;
   std::array<std::uint64_t, 256> ghosts;
+  std::uint64_t ghosts_hash = 0;
   int deviations = 0;
   std::int64_t look = kLook;
   std::uint64_t steps = 0;
@@ -101,13 +102,10 @@ void time_out(Task& task) {
 }
 
 std::uint64_t present() {
-  std::uint64_t hash = state.memory;
+  std::uint64_t hash = state.memory + state.ghosts_hash;
   for (int i = 0; i < state.number; ++i) {
     const Task& task = state.tasks[i];
     hash += mix(mix(i + 1, task.history), static_cast<std::uint64_t>(task.waits) * 2 + task.finished);
-  }
-  for (std::size_t i = 0; i < state.ghosts.size(); ++i) {
-    if (state.ghosts[i]) hash += mix(mix(~i, state.ghosts[i]), 3);
   }
   if (state.limits.deviations >= 0) hash = mix(hash, static_cast<std::uint64_t>(state.deviations) * 64 + state.running);
   return hash;
@@ -129,14 +127,13 @@ void choose() {
     choice = &state.path[state.depth];
   } else {
     // First what costs nothing: the same task, else the next one in turn.
-    for (int i = 0; i < state.number; ++i) {
-      const int turn = (std::max(before, 0) + i) % state.number;
-      if (can_run(state.tasks[turn])) fresh.tasks[fresh.number++] = static_cast<std::int8_t>(turn);
-    }
-    for (int i = 0; i < state.number; ++i) {  // last, whose time may be over
-      const int turn = (std::max(before, 0) + i) % state.number;
-      if (is_timed(state.tasks[turn])) fresh.tasks[fresh.number++] = static_cast<std::int8_t>(turn);
-    }
+    const auto add_in_turn = [&](bool (*may_go_on)(const Task&)) {
+      for (int i = 0, turn = std::max(before, 0); i < state.number; ++i, turn = turn + 1 < state.number ? turn + 1 : 0) {
+        if (may_go_on(state.tasks[turn])) fresh.tasks[fresh.number++] = static_cast<std::int8_t>(turn);
+      }
+    };
+    add_in_turn(can_run);
+    add_in_turn(is_timed);  // last, whose time may be over
     const bool may_deviate = state.limits.deviations < 0 || state.deviations < state.limits.deviations;
     if (!may_deviate) fresh.number = std::min(fresh.number, 1);
     if (fresh.number == 0) {
@@ -294,7 +291,11 @@ void look_takes(std::int64_t ns) { state.look = ns; }
 
 int task() { return state.running; }
 
-void ghost(std::uint32_t slot, std::uint64_t value) { state.ghosts[slot] = value; }
+void ghost(std::uint32_t slot, std::uint64_t value) {
+  const auto hashed = [slot](std::uint64_t held) { return held ? mix(mix(~std::uint64_t{slot}, held), 3) : 0; };
+  state.ghosts_hash += hashed(value) - hashed(state.ghosts[slot]);
+  state.ghosts[slot] = value;
+}
 
 void violated(const std::string& claim) {
   arena.on = false;
@@ -318,6 +319,7 @@ void run_once(const std::function<void()>& setup) {
   state.next_word = 0;
   state.memory = 0;
   state.ghosts.fill(0);
+  state.ghosts_hash = 0;
   state.deviations = 0;
   state.look = kLook;
   state.steps = 0;
