@@ -36,6 +36,13 @@ def test_own_simpy_environment(tmp_path: Path) -> None:
     assert float(lines[0].split()[5]) > 40 * 0.62 + 3
 
 
+def test_own_algorithm(tmp_path: Path) -> None:
+    lines = run(0, "own_algorithm.py", tmp_path).splitlines()
+    throughput = {line.split()[0]: float(line.split()[1]) for line in lines}
+    assert throughput["fading_sgd"] == throughput["wagma_sgd"] > throughput["allreduce_sgd"]  # what is averaged takes no time
+    # test_own_algorithm.py: tests/test_docs.py runs it, as docs/testing.md says.
+
+
 @pytest.mark.mpi
 def test_train_torch(tmp_path: Path) -> None:
     output = run(4, "train_torch.py", tmp_path)

@@ -33,13 +33,15 @@ from wagma.errors import InputError, WagmaError  # noqa: E402
 from wagma.real.local import LocalCommunicator, run_local  # noqa: E402
 
 
-def run_own(algorithm: Callable[[Any], Any], kind: Collectives, ranks: int = 3, **options: Any) -> list[float]:
+def run_own(
+    algorithm: Callable[[Any], Any], kind: Collectives, ranks: int = 3, sync_period: int | str = 2, **options: Any
+) -> list[float]:
     """Register, run three iterations, forget; the models. None of them is torn."""
     with registered("own"):
         register("own", kind, **options)(algorithm)
 
         def program(comm: LocalCommunicator) -> float:
-            numbers = Numbers(comm, "own", group_size=comm.size, sync_period=2)
+            numbers = Numbers(comm, "own", group_size=comm.size, sync_period=sync_period)
             with numbers.optimizer:
                 for t in range(3):
                     numbers.step(t)
@@ -82,6 +84,21 @@ def test_weights_of_a_group_average_may_be_fractions() -> None:
     (model,) = run_own(own, Collectives.GROUPED, ranks=1)
     # 100, of which (100 + 50) / 1; then + 101, a sync of one; then + 102, and once more half as much on top.
     assert model == 1.5 * (150 + 101 + 102)
+
+
+def test_weights_of_a_group_average_may_be_any_number() -> None:
+    """The kernel itself adds a model once or not at all."""
+
+    def own(rank: Any) -> Any:
+        for t in rank.iterations:
+            yield ComputeGradient(t)
+            yield ApplyUpdate(t)
+            yield GroupAllreduce(t, Value.MODEL)
+            yield Average(t, *((3, 4), (-3, -1), (1, 1))[t])
+
+    (model,) = run_own(own, Collectives.GROUPED, ranks=1, sync_period="never")
+    # 100; then 201 (201 - 3 * 201 = -402, over -1: 402); then + 102, twice.
+    assert model == 2 * (402 + 102)
 
 
 def test_groups_of_gradients_begin_with_zeros() -> None:

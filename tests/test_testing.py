@@ -10,10 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wagma import testing
 from wagma.core.protocol import NONE, Machine, Output
 from wagma.errors import InputError
-from wagma.testing import assert_promises, lateness, synthetic_trace, traces, validate
+from wagma.testing import assert_promises, lateness, synthetic, synthetic_trace, traces, validate
 from wagma.trace import Trace, load_trace
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -169,7 +168,7 @@ class SyncLeavesThePublished(Machine):
     ],
 )
 def test_planted_defects_are_found(defect: type[Machine], symptom: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(testing, "Machine", defect)
+    monkeypatch.setattr(synthetic, "Machine", defect)
 
     def hunt() -> None:
         for seed in range(60):

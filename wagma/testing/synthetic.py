@@ -1,9 +1,6 @@
-"""For tests of one's own algorithms and engines: the promises as an assertion, and runs with adversarial lateness.
+"""Arbitrary legal runs of the decision machines, without network, clock or any engine of wagma's.
 
-`assert_promises(trace, ...)` fails with every violation of the traces that an engine gave. `synthetic_trace` drives the decision
-machines of all ranks through an arbitrary but legal schedule of events, without network, clock or any engine of wagma's:
-activations overtake each other, ranks are late by many versions, unused buffers are scribbled over. `lateness` and
-`traces` are Hypothesis strategies; they alone need hypothesis.
+Activations overtake each other, ranks are late by many versions, unused buffers are scribbled over.
 """
 
 from __future__ import annotations
@@ -13,7 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -28,44 +25,12 @@ from wagma.core.trees import Array, tree_sum
 from wagma.errors import InputError
 from wagma.scenario import as_table, read
 from wagma.trace import Execution, Header, Iteration, RankStart, Trace
-from wagma.validate import (
-    PROMISES,
-    Run,
-    Violation,
-    check_agreement,
-    check_consistency,
-    check_determinism,
-    check_exactly_once,
-    check_freshness,
-    check_progress,
-    check_staleness,
-    check_wholeness,
-    report,
-    validate,
-)
-
-if TYPE_CHECKING:
-    from hypothesis.strategies import SearchStrategy
-
-__all__ = [
-    "PROMISES", "Run", "Violation", "assert_promises", "check_agreement", "check_consistency", "check_determinism",
-    "check_exactly_once", "check_freshness", "check_progress", "check_staleness", "check_wholeness", "lateness", "report",
-    "synthetic_trace", "traces", "validate",
-]  # fmt: skip
 
 PARAMETERS = 5
 LONGEST_HOP_NS = 6  # of an activation, an execution once all have started, a read
 PACES_NS = (2, 12, 90)  # slowest compute time of a rank: ranks differ by more than a sync period
 STALL_PROBABILITY = 0.1
 STALL_FACTOR = 10
-
-
-def assert_promises(*traces: Trace) -> None:
-    """Raise AssertionError, listing every violation, unless the traces keep all promises, alone and against each other."""
-    violations = validate(*traces)
-    if violations:
-        lines = [f"promise {v.promise} ({v.name}), {v.source}: {v.message}" for v in violations]
-        raise AssertionError(f"{len(lines)} violations\n" + "\n".join(lines))
 
 
 def synthetic_trace(
@@ -113,33 +78,6 @@ def synthetic_trace(
     _World(trace, merge_once, close_early, compute_ns).run()
     trace.sort()
     return trace
-
-
-def lateness(ranks: int, iterations: int, longest_ns: int = 400) -> SearchStrategy[list[list[int]]]:
-    """Compute times, [rank][iteration], for `synthetic_trace`; a failure shrinks to the fewest and shortest delays."""
-    from hypothesis import strategies as st
-
-    row = st.lists(st.integers(0, longest_ns), min_size=iterations, max_size=iterations)
-    return st.lists(row, min_size=ranks, max_size=ranks)
-
-
-def traces(max_ranks: int = 9, max_iterations: int = 24) -> SearchStrategy[Trace]:
-    """Synthetic traces of every shape: any group size, sync period, pace, seed, early closing and merge_once."""
-    from hypothesis import strategies as st
-
-    def build(ranks: int) -> SearchStrategy[Trace]:
-        return st.builds(
-            synthetic_trace,
-            st.just(ranks),
-            group_size=st.integers(1, ranks),
-            sync_period=st.integers(NEVER, 7),
-            iterations=st.integers(1, max_iterations),
-            seed=st.integers(0, 2**32),
-            merge_once=st.booleans(),
-            close_early=st.booleans(),
-        )
-
-    return st.integers(1, max_ranks).flatmap(build)
 
 
 @dataclass(slots=True)
