@@ -1,9 +1,10 @@
-"""wagma/_native.pyi, which types are checked against, names what the kernel's module has, and nothing else."""
+"""wagma/_native.pyi and _proof.pyi, which types are checked against, name what the modules have, and nothing else."""
 
 from __future__ import annotations
 
 import ast
 import inspect
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -11,7 +12,7 @@ import pytest
 
 import wagma
 
-native = pytest.importorskip("wagma._native")
+pytest.importorskip("wagma._native")
 
 
 def stubbed(body: list[ast.stmt]) -> dict[str, set[str]]:
@@ -36,6 +37,7 @@ def present(module: ModuleType) -> dict[str, set[str]]:
     }
 
 
-def test_the_stub_is_in_step() -> None:
-    text = Path(wagma.__file__).with_name("_native.pyi").read_text()
-    assert stubbed(ast.parse(text).body) == present(native)
+@pytest.mark.parametrize("name", ["_native", "_proof"])
+def test_the_stub_is_in_step(name: str) -> None:
+    text = Path(wagma.__file__).with_name(f"{name}.pyi").read_text()
+    assert stubbed(ast.parse(text).body) == present(import_module(f"wagma.{name}"))

@@ -84,7 +84,7 @@ class Environment:
         return tag.removeprefix("Tag: ")
 
     def native_modules(self) -> list[Path]:
-        return list(self.folder.glob("lib/python*/site-packages/wagma/_native*.so"))
+        return list(self.folder.glob("lib/python*/site-packages/wagma/_*.so"))
 
 
 def make_environment(folder: Path) -> Environment:
@@ -134,6 +134,14 @@ def test_training_says_what_is_missing(pure: Environment) -> None:
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
     assert any(name in lines[0] for name in ("mpi4py", "MPI", "torch")), done.stderr
+
+
+@pytest.mark.parametrize("command", ["explore --ranks 2", "fuzz"])
+def test_proofs_say_what_is_missing(pure: Environment, command: str) -> None:
+    done = pure.wagma(*command.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert "wagma._proof cannot be imported" in line
 
 
 @pytest.mark.long

@@ -163,7 +163,7 @@ def requirements(pyproject: dict[str, Any]) -> list[str]:
 
 def native_sources() -> list[Path]:
     """The files that the Python modules are built from."""
-    folders = ("src", "include", "bindings")
+    folders = ("src", "include", "bindings", "tools")
     files = [ROOT / "native" / "CMakeLists.txt"]
     for folder in folders:
         files += (path for path in (ROOT / "native" / folder).rglob("*") if path.is_file())

@@ -7,3 +7,7 @@ void register_engine(pybind11::module_& module);  // bind_engine.cpp: engine, re
 void register_protocol(pybind11::module_& module);  // bind_protocol.cpp: decision machine, groups, trees
 void register_reduce(pybind11::module_& module);  // bind_reduce.cpp: sums, means, merges
 void register_transport(pybind11::module_& module);  // bind_transport.cpp: threads of a process, processes of a machine
+
+// The parts of wagma._proof.
+void register_explore(pybind11::module_& module);  // bind_explore.cpp: every state of a small case
+void register_fuzz(pybind11::module_& module);     // bind_fuzz.cpp: random runs of larger ones

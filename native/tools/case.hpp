@@ -42,7 +42,7 @@ enum class Mutation {
   always_in_place,         // resident: every result becomes the application's model where it is
 };
 
-inline Mutation mutation_of(const std::string& name) {
+inline const std::vector<std::pair<std::string, Mutation>>& mutations() {
   static const std::vector<std::pair<std::string, Mutation>> names{
       {"none", Mutation::none},
       {"drop-second-activation", Mutation::drop_second_activation},
@@ -64,7 +64,11 @@ inline Mutation mutation_of(const std::string& name) {
       {"target-is-live", Mutation::target_is_live},
       {"always-in-place", Mutation::always_in_place},
   };
-  for (const auto& [known, mutation] : names) {
+  return names;
+}
+
+inline Mutation mutation_of(const std::string& name) {
+  for (const auto& [known, mutation] : mutations()) {
     if (known == name) return mutation;
   }
   throw std::invalid_argument("mutation '" + name + "' is not known");
@@ -135,8 +139,8 @@ struct Event {
 
   std::string text() const {
     std::string result = name(kind);
-    if (version != kNone) result += " " + std::to_string(version);
-    if (dimension != -1) result += " over " + std::to_string(dimension);
+    if (version != kNone) result.append(" ").append(std::to_string(version));
+    if (dimension != -1) result.append(" over ").append(std::to_string(dimension));
     return result;
   }
 };

@@ -71,6 +71,12 @@ class Rank {
     return outputs;
   }
 
+  Rank at_rank(int rank) const {  // the same state, of another rank
+    Rank other = *this;
+    (other.machine_ = Machine(rank, machine_.schedule(), case_->merge_once, case_->resident)).restore(machine_.state());
+    return other;
+  }
+
   // All that distinguishes two of them.
   std::vector<Version> state() const {
     std::vector<Version> state = machine_.state();
@@ -125,14 +131,13 @@ class Rank {
       case Event::activation: return on_activation(event);
       case Event::solo:
         if (solo_from_ == kNone || event.version < solo_from_) solo_from_ = event.version;
-        return machine_.solo(event.version, event.dimension);
+        return by_who_may(machine_.solo(event.version, event.dimension));
       case Event::exec_done: return on_exec_done(event.version);
-      case Event::read_done: {
+      case Event::read_done:
         check(contents_[reading_buffer_] == reading_tag_, "wholeness: a contribution changed while peers read it");
         reading_buffer_ = -1;
         reading_tag_ = kJunk;
         return case_->mutation == Mutation::early_read_done ? Outputs{} : of_system(&Machine::read_done);
-      }
       case Event::merge_done: return on_merge_done();
       case Event::retract: return on_retract();
       case Event::close: return on_close();
@@ -157,15 +162,18 @@ class Rank {
     expected_fresh_ = version > started_;
     // Late: the execution in progress at this instant, else the newest one; both are the last one started.
     expected_merge_ = expected_fresh_ ? version : started_;
-    Outputs outputs = machine_.arrive(version);
-    const bool may = case_->schedule.may_activate(machine_.rank(), version) || (solo_from_ != kNone && solo_from_ <= version);
+    return by_who_may(machine_.arrive(version));
+  }
+
+  // Whoever begins an activation, at its arrival or told of a closed rank later, is a candidate, or one has closed before that version.
+  Outputs by_who_may(Outputs outputs) const {
+    const bool may = case_->schedule.may_activate(machine_.rank(), arrived_) || (solo_from_ != kNone && solo_from_ <= arrived_);
     for (const Output& o : outputs) check(may || !std::holds_alternative<Forward>(o), "initiators: one activates that is none");
     return outputs;
   }
 
   Outputs on_activation(const Event& event) {
-    const bool known = event.version <= machine_.activated();
-    if (case_->mutation == Mutation::drop_second_activation && known) return {};
+    if (case_->mutation == Mutation::drop_second_activation && event.version <= machine_.activated()) return {};
     Outputs outputs = of_system(&Machine::activation, event.version, event.dimension);
     if (case_->mutation == Mutation::no_forward) {
       std::erase_if(outputs, [](const Output& output) { return std::holds_alternative<Forward>(output); });
@@ -247,8 +255,8 @@ class Rank {
       contribute_gradients(start, passive_sync);
     } else {
       if (passive_sync) published_stamp_ = version;
-      check(start.stamp == published_stamp_ && start.oldest == start.stamp,
-            "agreement: the stamp is not that of the published model");
+      const bool same = start.stamp == published_stamp_ && start.oldest == start.stamp;
+      check(same, "agreement: the stamp is not that of the published model");
       contribute(start, published_tag_, start.stamp, schedule.sync_period == 0 ? version + 1 : since_sync(version));
     }
     result_buffer_ = -1;  // a late arrival waits for this execution, and merges nothing older
@@ -256,8 +264,7 @@ class Rank {
     contents_[start.target] = reducing(version);
     started_ = version;
     if (phase_ == waiting && start.stamp == version) contributed_ = version;
-    // Still being read; only the machine is told otherwise.
-    if (case_->mutation == Mutation::early_read_done && being_read()) machine_.read_done();
+    if (case_->mutation == Mutation::early_read_done && being_read()) machine_.read_done();  // which only the machine believes
   }
 
   Version since_sync(Version version) const { return (version + 1) % case_->schedule.sync_period; }
@@ -299,11 +306,9 @@ class Rank {
   }
 
   void on_complete(const Complete& complete) {
-    check(phase_ == waiting && complete.version == arrived_,
-          "completion: the application does not wait in this version");
+    check(phase_ == waiting && complete.version == arrived_, "completion: the application does not wait in this version");
     check(complete.fresh == (expected_fresh_ != 0), "freshness: not decided at the publish");
-    check(complete.fresh == (contributed_ == complete.version),
-          "freshness: the own value is in the sum exactly if fresh");
+    check(complete.fresh == (contributed_ == complete.version), "freshness: the own value is in the sum exactly if fresh");
     const bool nothing = case_->merge_once && expected_merge_ <= merged_;
     check(complete.merged_version == (nothing ? kNone : expected_merge_),
           "completion: another version is merged than promised");
@@ -318,8 +323,7 @@ class Rank {
       merged_ = expected_merge_;
       on_place(complete);
     }
-    expected_fresh_ = 0;
-    expected_merge_ = contributed_ = kNone;
+    expected_fresh_ = 0, expected_merge_ = contributed_ = kNone;
   }
 
   // Resident: the average of a fresh rank is the result itself, and nobody copies; others get a buffer of their own to write.
@@ -366,8 +370,7 @@ class Rank {
   }
 
   void check_end() const {
-    const bool over =
-        finished_ && started_ >= case_->last() && !executing() && machine_.executing() == kNone && !being_read();
+    const bool over = finished_ && started_ >= case_->last() && !executing() && machine_.executing() == kNone && !being_read();
     if (case_->mutation == Mutation::early_read_done) return;
     check(machine_.done() == over, "end: done exactly if every version is executed and read");
   }
