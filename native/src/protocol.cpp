@@ -95,7 +95,7 @@ Outputs Machine::solo(Version version, int dimension) {
   }
   Outputs outputs;
   tell(version, dimension + 1, outputs);
-  if (waiting_ > activated_ && activates(waiting_)) {
+  if (activates(waiting_)) {
     activated_ = waiting_;
     forward(waiting_, 0, outputs);
     start(outputs);
@@ -121,7 +121,6 @@ Outputs Machine::exec_done(Version version) {
   Outputs outputs;
   if (merge_at_ == version) complete(version, outputs);
   start(outputs);
-  reserve();
   return outputs;
 }
 

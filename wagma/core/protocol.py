@@ -199,7 +199,7 @@ class Machine:
             self._refuse("solo", version, f"dimension {dimension} is not below {len(self.told)}")
         outputs: list[Output] = []
         self._tell(version, dimension + 1, outputs)
-        if self.waiting > self.activated and self.activates(self.waiting):
+        if self.activates(self.waiting):  # NONE never does
             self.activated = self.waiting
             self._forward(self.waiting, 0, outputs)
             self._start(outputs)
@@ -220,7 +220,6 @@ class Machine:
         if self.merge_at == version:
             self._complete(version, outputs)
         self._start(outputs)
-        self._reserve()
         return outputs
 
     def read_done(self) -> list[Output]:
