@@ -31,7 +31,9 @@ def registered(name: str) -> Iterator[None]:
         ALGORITHMS.pop(name, None)
 
 
-def train_locally(scenario: Scenario, algorithm: str, delay: Delay, counts: Sequence[int] | None = None) -> Trace:
+def train_locally(
+    scenario: Scenario, algorithm: str, delay: Delay, counts: Sequence[int] | None = None, *, resident: bool = False
+) -> Trace:
     """Train on threads; delay(rank, iteration) seconds come before each step. counts: iterations of each rank."""
     settings = scenario.settings_of(algorithm)
     own = {key: getattr(settings, key) for key in specification(algorithm).keys}
@@ -40,7 +42,7 @@ def train_locally(scenario: Scenario, algorithm: str, delay: Delay, counts: Sequ
         replica = replicas(scenario, range(comm.rank, comm.rank + 1))[0]
         optimizer = distribute(
             replica.optimizer, replica.model, algorithm, settings.group_size, settings.sync_period, comm=comm,
-            merge_once=settings.merge_once, settings=own, seed=scenario.seed, record=True, timeout_s=30.0,
+            merge_once=settings.merge_once, settings=own, seed=scenario.seed, record=True, timeout_s=30.0, resident=resident,
         )  # fmt: skip
         recorder = optimizer.recorder
         assert recorder is not None

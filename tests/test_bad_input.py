@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from importlib import util
@@ -229,7 +230,7 @@ def test_traces_with_a_mistake(capsys: pytest.CaptureFixture[str], tmp_path: Pat
         )
         == 0
     )
-    header, *lines = path.read_text().splitlines()
+    header, *lines = [re.sub(',"seal":"[0-9a-f]*"', "", line) for line in path.read_text().splitlines()]
     path.write_text("")
     assert "empty" in complaint(capsys, "validate", str(path))
     for change, named in (

@@ -263,7 +263,7 @@ def test_a_file_and_the_command_line(traces: dict[str, Trace], tmp_path: Path) -
     ("arguments", "complaint"),
     [
         (["none.jsonl", "-o", "a.json"], "trace none.jsonl: cannot be read: No such file or directory\n"),
-        (["binary.jsonl", "-o", "a.json"], "trace binary.jsonl: cannot be read: not UTF-8 text\n"),
+        (["binary.jsonl", "-o", "a.json"], "binary.jsonl:1: not a trace record: not UTF-8 text\n"),
         (["a.jsonl", "-o", "nowhere/a.json"], "--output 'nowhere/a.json': cannot be written: there is no folder nowhere"),
         (["a.jsonl", "-o", "."], "--output '.': cannot be written: a folder, not a file"),
         (["a.jsonl", "-o", "./a.jsonl"], "--output './a.jsonl': is the trace itself; must be another file"),

@@ -25,7 +25,7 @@ from wagma.validate import validate
 SYNCHRONOUS = ("ideal", "allreduce_sgd", "local_sgd", "d_psgd", "sgp")
 ALL = ("wagma_sgd", "eager_sgd", "ad_psgd", "swarm_sgd", *SYNCHRONOUS)
 #: Where nothing is averaged, or many gradients are late (every rank then takes another sum, and with momentum they part), the mean of few
-#: iterations need not have learnt anything. tests/test_real_replay.py holds eager-SGD to the lateness that was.
+#: iterations need not have learnt anything. tests/test_replay.py holds eager-SGD to the lateness that was.
 UNSTEADY = ("ideal", "eager_sgd")
 
 SCENARIO = """

@@ -16,6 +16,7 @@ from wagma.core.schedule import Schedule
 from wagma.errors import InputError
 from wagma.scenario import Scenario, read
 from wagma.scores import ACCURACY, DIRECTIONS, Score
+from wagma.seals import Seals, sealed
 
 SCHEMA = 1
 #: What a rank is in an exchange.
@@ -64,6 +65,7 @@ class Iteration:
     work: what the gradient was of, in the scenario's unit; None: `work.per_rank`.
     retracted_ns: when it took back gradients that no version had taken; None: there were none.
     fresh None: the iteration had no collective (then arrival is return). merged_digest is that of the sum as it was merged.
+    updated_sequence: the place of its update in the rank's causal order, where others average with the model (pairs); None: they do not.
     """
 
     rank: int
@@ -81,6 +83,7 @@ class Iteration:
     model_digest: str | None = None
     retracted_ns: int | None = None
     work: float | None = None
+    updated_sequence: int | None = None
 
 
 @dataclass(slots=True)
@@ -100,6 +103,7 @@ class ExchangeRecord:
     iteration: the one that the rank itself had begun by the end, -1 before the first. stamps: the same of each source when it sent; so
     staleness is max(0, iteration - stamp). shares: the weight with which each source's value came (neighbours only). own_digest: the
     model that the received one was averaged into (pairs only). result_digest: the weighted sum, or the model that the average gave.
+    sent_sequence: of `active`, the place in the rank's causal order at which it read the model that it sent.
     """
 
     rank: int
@@ -117,16 +121,29 @@ class ExchangeRecord:
     received_digests: list[str] = field(default_factory=list)
     own_digest: str | None = None
     result_digest: str | None = None
+    sent_sequence: int | None = None
 
 
 @dataclass(slots=True)
 class RankStart:
-    """Where a rank began: its host and the digest of its initial model."""
+    """Where a rank began and what became of it: its host, the digests of its first model and of its last one, when all had ended.
+
+    environment: what the bits of its training depend on (`wagma.workloads.environment`); empty: not recorded.
+    """
 
     rank: int
     started_ns: int
     host: str = ""
     initial_digest: str | None = None
+    final_digest: str | None = None
+    environment: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class End:
+    """The last line of a file: how many came before it."""
+
+    records: int
 
 
 @dataclass(slots=True)
@@ -193,26 +210,23 @@ class Trace:
         self.exchanges.sort(key=lambda r: (r.rank, r.sequence))
 
     def write(self, path: str | Path) -> None:
-        """Write JSON Lines. Raises InputError if the file cannot be written."""
+        """Write JSON Lines, sealed. Raises InputError if the file cannot be written."""
         try:
             with open(path, "w", encoding="utf-8") as file:
-                for line in self._lines():
+                for line in sealed(_ended(self._lines())):
                     file.write(line + "\n")
         except OSError as error:
             raise InputError(f"trace {path}: cannot be written: {error.strerror}") from error
 
     def _lines(self) -> Iterator[str]:
-        yield _dump("header", self.header)
-        for start in self.starts:
-            yield _dump("rank", start)
-        records: list[Execution | Iteration | ExchangeRecord] = [*self.executions, *self.iterations, *self.exchanges]
-        for record in sorted(records, key=lambda r: (r.rank, r.sequence)):
+        own: list[Execution | Iteration | ExchangeRecord] = [*self.executions, *self.iterations, *self.exchanges]
+        own.sort(key=lambda r: (r.rank, r.sequence))
+        records: list[Record] = [self.header, *self.starts, *own, *self.evaluations]
+        for record in records:
             yield _dump(_NAMES[type(record)], record)
-        for evaluation in self.evaluations:
-            yield _dump("evaluation", evaluation)
 
 
-Record = Header | RankStart | Execution | Iteration | ExchangeRecord | Evaluation
+Record = Header | RankStart | Execution | Iteration | ExchangeRecord | Evaluation | End
 _KINDS: dict[str, type[Record]] = {
     "header": Header,
     "rank": RankStart,
@@ -220,24 +234,25 @@ _KINDS: dict[str, type[Record]] = {
     "iteration": Iteration,
     "exchange": ExchangeRecord,
     "evaluation": Evaluation,
+    "end": End,
 }
 _NAMES: dict[type, str] = {kind: name for name, kind in _KINDS.items()}
 _FIELDS = {name: get_type_hints(kind) for name, kind in _KINDS.items()}
 
 
 def load_trace(path: str | Path) -> Trace:
-    """Read a trace. Raises InputError naming file and line if it is not one."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"trace {path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from error
-    return parse_trace(lines, str(path))
+    """Read a trace. Raises InputError naming file and line if it is not one, or not what was written."""
+    return _collect(read_records(path), str(path))
 
 
 def parse_trace(lines: Iterable[str], source: str) -> Trace:
-    """A trace from its lines."""
+    """A trace from its lines. Raises as load_trace does."""
+    return _collect(_records(lines, source), source)
+
+
+def _collect(records: Iterable[Record], source: str) -> Trace:
     trace: Trace | None = None
-    for record in _records(lines, source):
+    for record in records:
         match record:
             case Header():
                 trace = Trace(record, source=source)
@@ -258,24 +273,52 @@ def parse_trace(lines: Iterable[str], source: str) -> Trace:
 def read_records(path: str | Path) -> Iterator[Record]:
     """The records of a trace one after the other, the header first, however long it is. Raises as load_trace does."""
     try:
-        with open(path, encoding="utf-8") as file:
-            yield from _records(file, str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"trace {path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from error
+        with open(path, "rb") as file:
+            yield from _records(_decoded(file, str(path)), str(path))
+    except OSError as error:
+        raise InputError(f"trace {path}: cannot be read: {error.strerror}") from error
+
+
+def _decoded(lines: Iterable[bytes], source: str) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{source}:{number}: not a trace record: not UTF-8 text") from error
 
 
 def _records(lines: Iterable[str], source: str) -> Iterator[Record]:
-    """The records of a trace. Raises InputError unless the first one, and no other, is a header."""
-    number = 0
-    for number, line in enumerate(lines, 1):
-        record = _parse(line, f"{source}:{number}")
+    """The records of a trace but for the end. Raises InputError unless the first one, and no other, is a header; for what is not whole."""
+    number, seals, ended = 0, Seals(source), False
+    for number, with_break in enumerate(lines, 1):
+        line, where = with_break.rstrip("\r\n"), f"{source}:{number}"
+        record = _parse(line, where)
         if isinstance(record, Header) and number > 1:
-            raise InputError(f"{source}:{number}: a second header; allowed: one, in the first line")
+            raise InputError(f"{where}: a second header; allowed: one, in the first line")
         if not isinstance(record, Header) and number == 1:
-            raise InputError(f"{source}:{number}: the first line must be the header")
-        yield record
+            raise InputError(f"{where}: the first line must be the header")
+        seals.check(number, line)
+        if ended:
+            raise InputError(f"{where}: a line after the end; allowed: none")
+        if isinstance(record, End):
+            ended = True
+            if record.records != number - 1:
+                raise InputError(f"{where}: records = {record.records}: must be {number - 1}, as many as come before")
+        else:
+            yield record
     if number == 0:
         raise InputError(f"{source}: empty; a trace begins with a header")
+    if seals.holds and not ended:
+        raise InputError(f"{source}:{number}: the file ends here, and its last line is no end: it was cut off")
+
+
+def _ended(lines: Iterable[str]) -> Iterator[str]:
+    """All lines, and the last one, which says how many they are."""
+    records = 0
+    for line in lines:
+        records += 1
+        yield line
+    yield _dump("end", End(records))
 
 
 def _dump(kind: str, record: Record) -> str:
@@ -286,6 +329,7 @@ def _dump(kind: str, record: Record) -> str:
 def _parse(line: str, where: str) -> Record:
     try:
         data = json.loads(line)
+        data.pop("seal", None)
         name = data.pop("record")
         kind = _KINDS[name]
     except (ValueError, KeyError, AttributeError, TypeError) as error:

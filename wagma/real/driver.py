@@ -118,6 +118,7 @@ class RankDriver:
             self._lock = gossip.changed
         if self._recorder is not None:
             gossip.record = self._recorder.exchanged if self._recorder.collects else None
+            gossip.place = self._recorder.place
             gossip.digests = self._recorder.digests
             self._recorder.on_restart, self._recorder.lock = self.begin, gossip.changed
         gossip.iterate = self._go_on
@@ -175,6 +176,11 @@ class RankDriver:
         """This rank's program has ended: serve those that gossip until all have closed. Raises as `advance` does; again: nothing."""
         if self._gossip is not None:
             self._gossip.close()
+
+    def ended(self) -> None:
+        """All ranks have closed."""
+        if self._recorder is not None:
+            self._recorder.ended(self._flats[Value.MODEL].read)
 
     def _go_on(self) -> None:
         """Of a rank that has closed: one more iteration, since others exchange in it. It has no gradient any more."""
@@ -271,7 +277,7 @@ class RankDriver:
             elif not self._group_length:  # merge_once, and nothing new
                 if weight != divisor:
                     flat.write(merge(None, flat.read(), weight, divisor))
-            elif weight == int(weight) and divisor == int(divisor):
+            elif weight in (0, 1) and divisor == int(divisor):  # which is what the kernel knows
                 if weight and (self._taken is not effect.value or self._shared is not None):
                     self._take(effect.value)
                 self._collective(effect).merge(self._own, int(weight), int(divisor))

@@ -19,7 +19,7 @@ from wagma.real.wrapper.optimizer import DistributedOptimizer
 from wagma.scenario import Scenario, require_changing_groups
 from wagma.timing.imbalance import Times
 from wagma.trace import Trace
-from wagma.workloads import REGISTRY, replicas
+from wagma.workloads import REGISTRY, environment, replicas
 from wagma.workloads.replica import Replica
 
 Progress = Callable[[int, int, str], None]
@@ -65,6 +65,7 @@ def train(
         comm=comm, merge_once=settings.merge_once, settings=own, seed=scenario.seed, transport=transport, resident=resident,
         progress=newest if progress is not None else False, report_every=1.0, tensorboard=tensorboard, record=True if digests else "times",
     )  # fmt: skip
+    optimizer.recorder.start.environment = environment(scenario.training.workload)
     replica.warm_up()
     saving = Saving() if saving is None else saving
     saving.go_on(optimizer, scenario, replica.state)
@@ -105,9 +106,7 @@ def _iterate(
 ) -> None:
     times = Times(scenario.ranks, scenario.seed, scenario.compute, scenario.imbalance)
     delayed = specification(algorithm).delayed
-    recorder = optimizer.recorder
-    assert recorder is not None
-    training = scenario.training
+    recorder, training = optimizer.recorder, scenario.training
     saved = optimizer.iteration
     snapshots.after(saved)
     recorder.restart_clock()

@@ -289,6 +289,12 @@ class Collective:
         return self._advance(member, running)
 
     def _done(self, member: Member, running: Running) -> None:
+        """The sum is complete, and the peers have read the contribution, which they did with the messages."""
+        self._sum(member, running)
+        if running.start.buffer != NONE:
+            self._apply(member, member.machine.read_done)
+
+    def _sum(self, member: Member, running: Running) -> None:
         start, meeting, record = running.start, running.meeting, running.record
         if meeting.remaining == len(meeting.group):
             meeting.result = self._numerics.reduce(meeting.contributions, self.schedule.is_sync(start.version))
@@ -301,8 +307,6 @@ class Collective:
         record.sum_digest = self._numerics.digest(meeting.result)
         self.executions.append(record)
         self._apply(member, member.machine.exec_done, start.version)
-        if start.buffer != NONE:
-            self._apply(member, member.machine.read_done)
 
     @property
     def _now(self) -> int:

@@ -27,6 +27,7 @@ from wagma.core.effects import (
     GroupAllreduce,
     GroupOutcome,
     PairAverage,
+    RankView,
     Recover,
     Scale,
     Value,
@@ -38,6 +39,7 @@ from wagma.scenario import Scenario, as_table
 from wagma.sim.collective import Collective, Joined
 from wagma.sim.gossip import Gossip, Received
 from wagma.sim.memory import seldom_collecting
+from wagma.sim.network import LogGP
 from wagma.sim.numerics import Numerics
 from wagma.timing.imbalance import Times
 from wagma.trace import Header, Iteration, RankStart, Trace
@@ -62,6 +64,8 @@ class Rank:
         self._computed_until = 0  # the end of the compute under way, of which communication may overlap the last part
         self._updated = False  # whether the model has the gradient of this iteration in it
         self._exchanged = NONE  # the last iteration in which it exchanged
+        #: Whether others average with its model, as it stands.
+        self._paired = run.specification.companion is not None or run.specification.collectives is Collectives.PAIRS
         #: Effects that take no time, hence need no generator of their own.
         self._instant: dict[type, Callable[[Any], None]] = {
             ApplyUpdate: self._update,
@@ -69,6 +73,11 @@ class Rank:
             Recover: self._recover,
             Scale: self._scale,
         }
+
+    @property
+    def other(self) -> RankView:
+        """What its second activity sees of it."""
+        return self
 
     def process(self) -> Generator[simpy.Event, Any, None]:
         """The SimPy process of the rank's first activity: one effect after the other, then close."""
@@ -94,7 +103,7 @@ class Rank:
         """The SimPy process of its second activity, if it has one: it ends with the first, after the effect under way."""
         second = self._run.specification.companion
         assert second is not None
-        for effect in second(self):
+        for effect in second(self.other):
             match effect:
                 case AwaitIteration():
                     yield self._run.gossip.await_iteration(self.rank, effect.iteration)
@@ -102,9 +111,13 @@ class Rank:
                     yield self._run.gossip.average_pair(self.rank, effect)
                 case _:
                     raise WagmaError(f"rank {self.rank}: {effect!r} is nothing for a second activity")
-            if self._over:
+            if self.is_over():
                 return
         self._run.gossip.averaged(self.rank)
+
+    def is_over(self) -> bool:
+        """Whether the first activity has ended, as far as the second one knows."""
+        return self._over
 
     def _perform(self, effect: Effect) -> Generator[simpy.Event, Any, Any]:
         """Make the effect happen, however long that takes; its outcome."""
@@ -154,8 +167,7 @@ class Rank:
         )  # fmt: skip
         self._record.work = run.numerics.compute_gradient(self.rank, iteration)
         # A partner averages with the model as it stands, so that a pair may not begin before the model does stand.
-        pairs = run.specification.companion is not None or run.specification.collectives is Collectives.PAIRS
-        early = 0 if pairs else round(run.scenario.network.overlap * computed)
+        early = 0 if self._paired else round(run.scenario.network.overlap * computed)
         self._computed_until, self._updated = end, False
         self._record.arrival_ns = end - early
         return run.env.timeout(computed + delayed - early)
@@ -203,6 +215,8 @@ class Rank:
     def _update(self, effect: ApplyUpdate) -> None:
         self._updated = True
         self._run.numerics.apply_update(self.rank, effect.iteration)
+        if self._paired and self._record is not None:
+            self._record.updated_sequence = self._member.next_sequence()
 
     def _recover(self, effect: Recover) -> None:
         run = self._run
@@ -243,14 +257,8 @@ class Run:
         self.specification: Specification = specification(algorithm)
         self.numerics = numerics
         self.env = simpy.Environment(0)
-        merge_once = scenario.settings_of(algorithm).merge_once
-        self.collective = Collective(
-            self.env, scenario.schedule(algorithm), scenario.network, scenario.model_bytes, numerics, merge_once
-        )
-        self.gossip = Gossip(
-            self.env, self.collective.network, scenario.ranks, scenario.model_bytes, numerics,
-            lambda rank: self.collective.members[rank].next_sequence(),
-        )  # fmt: skip
+        self.collective = self.make_collective()
+        self.gossip = self.make_gossip()
         self.times = Times(scenario.ranks, scenario.seed, scenario.compute, scenario.imbalance, scenario.noise)
         self.iterations: list[Iteration] = []
         #: Asked before each iteration, gate(rank, iteration): an event to wait for, or None (`wagma.sim.cluster`).
@@ -259,6 +267,27 @@ class Run:
         self._initial: list[Any] = []
         self._progress = progress
         self._observe = observe
+
+    def make_collective(self) -> Collective:
+        """All ranks' machines, and the network between them."""
+        scenario, name = self.scenario, self.specification.name
+        merge_once = scenario.settings_of(name).merge_once
+        return Collective(self.env, scenario.schedule(name), scenario.network, scenario.model_bytes, self.numerics, merge_once)
+
+    def make_gossip(self) -> Gossip:
+        """What ranks exchange without a collective."""
+        scenario, network = self.scenario, self.collective.network
+        if scenario.network.letters is not None:  # another way, with interfaces of its own
+            network = LogGP(self.env, scenario.ranks, scenario.network.of_letters())
+        return Gossip(self.env, network, scenario.ranks, scenario.model_bytes, self.numerics, self.next_sequence)
+
+    def make_rank(self, rank: int) -> Rank:
+        """What drives a rank's generators."""
+        return Rank(rank, self)
+
+    def next_sequence(self, rank: int) -> int:
+        """The next place in the causal order of a rank's records."""
+        return self.collective.members[rank].next_sequence()
 
     def finished(self, record: Iteration) -> None:
         """Keep a finished iteration."""
@@ -281,7 +310,7 @@ class Run:
         for rank, model in enumerate(self._initial):
             if self.specification.value is Value.MODEL:  # a gradient that nobody has published yet is zeros
                 self.collective.initialize(rank, model)
-            view = Rank(rank, self)
+            view = self.make_rank(rank)
             self.env.process(view.process())
             if self.specification.companion is not None:
                 self.env.process(view.companion())
@@ -294,7 +323,11 @@ class Run:
             "sim", "simpy", self.specification.name, self.specification.value, "virtual", self.numerics.kind,
             as_table(self.scenario),
         )  # fmt: skip
-        starts = [RankStart(rank, 0, "", self.numerics.digest(model)) for rank, model in enumerate(self._initial)]
+        digest, publish = self.numerics.digest, self.numerics.publish
+        starts = [
+            RankStart(rank, 0, "", digest(model), digest(publish(rank, Value.MODEL)))
+            for rank, model in enumerate(self._initial)
+        ]
         name = f"sim/{self.scenario.name}/{self.specification.name}/{self.scenario.ranks}"
         trace = Trace(header, starts, self.collective.executions, self.iterations, name, exchanges=self.gossip.exchanges)
         trace.sort()

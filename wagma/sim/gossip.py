@@ -172,6 +172,7 @@ class Gossip:
             raise WagmaError(f"rank {rank}: {effect!r} asks for an average with itself")
         sent = self._numerics.publish(rank, Value.MODEL)
         record = self._record(rank, "active", effect.iteration, [effect.partner], [effect.partner], sent)
+        record.sent_sequence = self._next_sequence(rank)
         pending = Pending(rank, record, self._env.event(), Parcel(sent, self._iterations[rank]))
         self._pairs += 1
         self._network.send(rank, effect.partner, self._size, self._asked, effect.partner, pending)

@@ -19,8 +19,7 @@ from wagma.core.symbols import weighted_sum as weighted_symbols
 from wagma.core.trees import tree_sum
 
 if TYPE_CHECKING:
-    from wagma.sim.batched import Row
-    from wagma.workloads.replica import Replica
+    import numpy.typing as npt
 
 
 class Numerics(Protocol):
@@ -159,12 +158,35 @@ class Symbols:
         return NULL if published is None else published
 
 
+class Flat(Protocol):
+    """A model or a gradient as one array."""
+
+    def read(self) -> npt.NDArray[Any]:
+        """A copy."""
+
+    def write(self, values: npt.NDArray[Any]) -> None:
+        """Put values of the same shape into it."""
+
+
+class Trained(Protocol):
+    """One rank's model and gradient: a workload's replica, a row of a matrix of all ranks', or what a test trains."""
+
+    def compute_gradient(self, iteration: int) -> float | None:
+        """Gradient of the rank's own batch; how much work that is, None: as the scenario says."""
+
+    def apply_update(self) -> None:
+        """W' = W + U(gradient)."""
+
+    def flat(self, value: Value) -> Flat:
+        """The model or the gradient."""
+
+
 class Replicas:
     """Real training: one replica of the workload's model per rank."""
 
     kind = "content"
 
-    def __init__(self, replicas: Sequence[Replica | Row]) -> None:
+    def __init__(self, replicas: Sequence[Trained]) -> None:
         self.replicas = replicas
 
     def compute_gradient(self, rank: int, iteration: int) -> float | None:

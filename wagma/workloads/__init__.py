@@ -14,12 +14,13 @@ import numpy.typing as npt
 from wagma.algorithms import Collectives, specification
 from wagma.core.averaging import mean
 from wagma.scenario import Scenario
+from wagma.workloads.provenance import environment
 from wagma.workloads.registry import REGISTRY, make, require, score_of
 
 if TYPE_CHECKING:
     from wagma.workloads.replica import Replica, Workload
 
-__all__ = ["REGISTRY", "consolidated", "has_common_model", "replicas", "require", "score_of", "workload"]
+__all__ = ["REGISTRY", "consolidated", "environment", "has_common_model", "replicas", "require", "score_of", "workload"]
 
 
 def workload(scenario: Scenario) -> Workload:

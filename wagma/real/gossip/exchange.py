@@ -59,6 +59,7 @@ class Gossip(Correspondence):
         super().__init__(post, timeout_s, watchdog_s, separate)
         self.model: SharedModel | None = None
         self.record: Callable[[ExchangeRecord], None] | None = None
+        self.place: Callable[[], int] | None = None  # with `record`: what numbers the averagings and what they send
         self.digests = True  # whether records have any: each reads a whole model, under the lock where pairs average
         # What `changed` protects:
         self._inbox: dict[int, dict[int, Letter]] = {}  # values by iteration and sender
@@ -138,7 +139,9 @@ class Gossip(Correspondence):
             if version in self._asked or version in self._answered:
                 raise WagmaError(f"rank {self.rank}: {effect!r} while another one of iteration {version} is under way")
             sent, stamp = self.model.read(), self.iteration
-            self._asked[version] = sent, self._pair("active", version, partner)
+            record = self._pair("active", version, partner)
+            record.sent_sequence = None if self.place is None else self.place()
+            self._asked[version] = sent, record
         self.post.send([partner], Letter(Kind.ASK, self.rank, version, stamp, value=sent))
         self.wait(
             lambda: version in self._answered,
@@ -179,6 +182,7 @@ class Gossip(Correspondence):
             record.result_digest, record.received_digests = digest(self.model.read()), [digest(letter.value)]
         record.iteration, record.stamps = self.iteration, [letter.stamp]
         record.completed_ns = time.monotonic_ns()
+        record.sequence = NONE if self.place is None else self.place()
         if record.role == "passive":  # nobody waits at this side
             record.started_ns = record.completed_ns
         self.record(record)

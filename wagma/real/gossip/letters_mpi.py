@@ -27,6 +27,8 @@ Array = npt.NDArray[Any]
 
 SHORTEST_PAUSE_S = 2e-5
 LONGEST_PAUSE_S = 2e-3  # as an idle engine's nap over MPI
+#: The same while a letter is on its way: a value follows its header, and where it is long both sides have to look for it to be sent.
+UNDER_WAY_PAUSE_S = 1e-4
 _HEADER, _VALUE = 1, 2  # tags
 #: kind, version, stamp, elements of the value, and the bits of share and mass.
 _WORDS = 6
@@ -80,7 +82,7 @@ class MpiPost:
             if self._bell.wait(min(pause, left)):
                 self._bell.clear()
                 return None
-            pause = min(2 * pause, LONGEST_PAUSE_S)
+            pause = min(2 * pause, UNDER_WAY_PAUSE_S if self._under_way() else LONGEST_PAUSE_S)
 
     def wake(self) -> None:
         """Look at once, and often."""
@@ -125,6 +127,10 @@ class MpiPost:
                 request = self._comm.Irecv(_as_integers(value), sender, _VALUE)
             letter = Letter(Kind(kind), sender, version, stamp, float(share), float(mass), value)
             self._coming.setdefault(sender, deque()).append((letter, request))
+
+    def _under_way(self) -> bool:
+        """Whether something is being sent or received. A send that another thread begins right now is seen at the next look."""
+        return bool(self._leaving) or any(self._coming.values())
 
     def _next(self) -> Letter | None:
         """The first letter of any sender that is whole. A large one holds up only what its own sender sent after it."""

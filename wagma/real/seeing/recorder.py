@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import time
 from collections import deque
@@ -61,6 +62,7 @@ class Recorder:
         #: Others may average with this rank at any time: when the run begins, and that it has, is one step for them.
         self.lock: AbstractContextManager[Any] = nullcontext()
         self._unmatched: dict[int, dict[str, Any]] = {}  # the engine's, of an iteration that the driver has not finished
+        self._places = itertools.count()
         self._restart()
 
     def _restart(self) -> None:
@@ -68,6 +70,7 @@ class Recorder:
         self._waited = self._delayed = 0
         self._wait_began = self._wait_ended = 0
         self._updated_ns = 0
+        self._updated_place: int | None = None
         self._published_digest: str | None = None
         self._work: float | None = None
 
@@ -108,12 +111,23 @@ class Recorder:
         if self.digests:
             self._published_digest = digest(value)
 
+    def place(self) -> int:
+        """The next place in the order in which a model was read and changed that pairs average. Under the lock that protects that model:
+        so there are no two orders, whatever the clock says.
+        """
+        return next(self._places)
+
     def updated(self) -> None:
         """Just now, where pairs average the model: other averages come before or after that."""
-        self._updated_ns = time.monotonic_ns()
+        self._updated_ns, self._updated_place = time.monotonic_ns(), self.place()
+
+    def ended(self, read_model: Callable[[], Any]) -> None:
+        """All ranks have closed, and nothing changes the model any more."""
+        if self.digests:
+            self.start.final_digest = digest(read_model())
 
     def exchanged(self, record: ExchangeRecord) -> None:
-        """The rank got models without a collective. Its sequence is given at the end, by `completed_ns`."""
+        """The rank got models without a collective. Its sequence is a place, or NONE; the last one is given at the end."""
         if self.collects:
             self._exchanged.append(record)
 
@@ -127,12 +141,14 @@ class Recorder:
         self.computed_ns = now - self._began - self._waited - self._delayed
         self.waited_ns = self._waited
         if self.collects:
+            place = NONE if self._updated_place is None else self.place()
             self._finished.append(
                 Iteration(
-                    self.start.rank, NONE, iteration, arrival_ns, return_ns, None, None, skipped,
+                    self.start.rank, place, iteration, arrival_ns, return_ns, None, None, skipped,
                     computed_ns=self.computed_ns, delayed_ns=self._delayed, work=self._work,
                     published_digest=self._published_digest,
                     model_digest=digest(read_model()) if self.digests else None,
+                    updated_sequence=self._updated_place,
                 )
             )  # fmt: skip
         self._restart()  # digesting the model was the recorder's own time: the next iteration begins after it
@@ -168,12 +184,21 @@ class Recorder:
         return self._kept
 
     def _number(self) -> None:
-        """One causal sequence: the engine's, with what it knows nothing of put in by the rank's own clock."""
+        """One causal sequence: the engine's, with what it knows nothing of put in by the rank's own clock; the updates of the model that
+        pairs average, and when one of them read it, have a place of their own in it.
+        """
         kept = self._kept
         records: list[Execution | Iteration | ExchangeRecord] = [*kept.executions, *kept.iterations, *kept.exchanges]
-        records.sort(key=lambda r: (r.return_ns if isinstance(r, Iteration) else r.completed_ns, r.sequence))
-        for sequence, record in enumerate(records):
-            record.sequence = sequence
+        numbered: list[tuple[int, int, Any, str]] = [
+            (r.return_ns if isinstance(r, Iteration) else r.completed_ns, r.sequence, r, "sequence") for r in records
+        ]
+        numbered += [
+            (a.arrival_ns, a.updated_sequence, a, "updated_sequence") for a in kept.iterations if a.updated_sequence is not None
+        ]
+        numbered += [(x.started_ns, x.sent_sequence, x, "sent_sequence") for x in kept.exchanges if x.sent_sequence is not None]
+        numbered.sort(key=lambda entry: entry[:2])
+        for sequence, (_, _, record, name) in enumerate(numbered):
+            setattr(record, name, sequence)
 
 
 def assemble(scenario: Scenario, algorithm: str, value: str, notes: Sequence[Notes], digests: str = "content") -> Trace:

@@ -304,6 +304,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
             if caught is not None:
                 raise caught
             self._parts.close()
+            self._parts.driver.ended()
         except WagmaError as error:
             if error is caught or isinstance(error, PeerFailed):  # which one part only may have heard of
                 self._parts.abort(f"{type(error).__name__}: {error}")

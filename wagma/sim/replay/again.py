@@ -1,0 +1,54 @@
+"""A recorded simulation, held against the same simulation made again: there the network model decides, and decides the same once more."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from wagma.errors import InputError
+from wagma.sim.replay.compare import Comparison, Difference, Record, exchange_key, named
+from wagma.sim.replay.run import Replayed
+from wagma.trace import ExchangeRecord, Iteration, Trace
+
+
+def check_simulated(trace: Trace) -> None:
+    """Raise InputError unless the recording of a simulation has something to compare."""
+    if trace.header.digests == "off":
+        raise InputError(
+            f'{trace.source}: digests = "off": must be "content" or "symbolic", or there are no weights to compare'
+        )
+
+
+def compare_simulated(recorded: Trace, again: Trace) -> Replayed:
+    """Every field of every record, times included. Raises Difference at the first one, by the virtual clock, that is not the same."""
+    comparison = Comparison()
+    for start, other in zip(recorded.starts, again.starts, strict=False):
+        for name in ("initial_digest", "final_digest"):
+            if (known := getattr(start, name)) is not None:
+                comparison.value(start.rank, name, known, getattr(other, name))
+    old, new = _records(recorded), _records(again)
+    for key in sorted(old.keys() | new.keys(), key=lambda key: (_at(old.get(key) or new[key]), key)):
+        if key not in old or key not in new:
+            what = "recorded, and the simulation made again has no such record" if key in old else "no record of it"
+            raise Difference(f"{named(old.get(key) or new[key])}: {what}")
+        comparison.check(old[key], new[key], (field.name for field in fields(old[key])))
+    for name in ("score", "own_score"):
+        comparison.value(None, name, getattr(recorded.header, name), getattr(again.header, name))
+    ranks = range(recorded.scenario.ranks)
+    weights = [start.final_digest or "" for start in again.starts]
+    return Replayed(again, [comparison.digests.get(rank, 0) for rank in ranks], weights)
+
+
+def _records(trace: Trace) -> dict[tuple[Any, ...], Record]:
+    found: dict[tuple[Any, ...], Record] = {}
+    every: list[Record] = [*trace.iterations, *trace.executions, *trace.exchanges]
+    for record in every:
+        number = record.iteration if isinstance(record, Iteration) else record.version
+        own = exchange_key(record) if isinstance(record, ExchangeRecord) else ()
+        if found.setdefault((type(record).__name__, record.rank, number, *own), record) is not record:
+            raise Difference(f"{named(record)}: recorded twice")
+    return found
+
+
+def _at(record: Record) -> int:
+    return record.return_ns if isinstance(record, Iteration) else record.completed_ns
