@@ -7,9 +7,9 @@ WAIT := $(BIN)/python tools/progress.py
 NATIVE_TEST_TIMEOUT_S ?= 300
 # The phases of `make test`, one word after the other. Phases that a + joins run at the same time: a second core has work, then, while
 # one of them links, checks types, waits or runs one test after the other.
-TEST_PHASES := setup lint+test-native+setup-openmpi test-serial+test-mpi
+TEST_PHASES := setup lint+test-native+setup-openmpi test-serial+test-mpi+test-openmpi
 # Under Open MPI `make test` runs these, `make test-long` all that start MPI.
-OPENMPI_TESTS := tests/test_collective_mpi.py tests/test_mpi_libraries.py tests/test_launch.py::test_a_rank_that_fails
+OPENMPI_TESTS := tests/test_collective_mpi.py tests/test_mpi_libraries.py tests/test_launch.py::test_a_rank_that_fails tests/test_two_hosts.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-openmpi demo test test-long test-native test-python test-serial test-mpi test-openmpi
@@ -40,7 +40,7 @@ demo: setup ## set up, then show what wagma does
 test: ## every check that CI runs, with the time of each phase
 	@for phases in $(TEST_PHASES); do \
 	  echo "== $$phases" | sed 's/+/, /g; s/,.*/& at the same time: each shows what it has printed when it is done/'; \
-	  $(MAKE) --no-print-directory --jobs=2 --output-sync=recurse $$(echo "timed-$$phases" | sed 's/+/ timed-/g') || exit 1; \
+	  $(MAKE) --no-print-directory --jobs=3 --output-sync=recurse $$(echo "timed-$$phases" | sed 's/+/ timed-/g') || exit 1; \
 	done
 
 # Without MAKEFLAGS: ninja would take tokens from this make, which it cannot reach. Variables of the command line are in the environment.
@@ -78,16 +78,16 @@ test-native: setup ## the kernel's own tests, also under sanitizers
 test-python: setup ## the Python tests, without the long ones
 	$(BIN)/python -m pytest
 
-# The two halves of `make test`. What starts MPI has ranks enough for all cores, so that it goes one test after the other; Open MPI's tests follow.
+# The last phase of `make test`. What starts MPI has ranks enough for all cores, so that it goes one test after the other; Open MPI's tests,
+# which mostly wait, go beside it.
 test-serial: setup ## the Python tests that start no MPI
 	$(BIN)/python -m pytest -m "not mpi and not long"
 
-test-mpi: setup setup-openmpi ## those that do, and some of them on Open MPI
+test-mpi: setup setup-openmpi ## those that do
 	$(BIN)/python -m pytest -m "mpi and not long" -o cache_dir=build/pytest-cache-mpi
-	@$(MAKE) --no-print-directory timed-test-openmpi
 
-test-openmpi: setup-openmpi ## tests that start MPI, on Open MPI
-	$(OPENMPI_BIN)/python -m pytest -m "mpi and not long" -o cache_dir=build/pytest-cache-mpi $(OPENMPI_TESTS)
+test-openmpi: setup-openmpi ## some of those that start MPI, on Open MPI
+	$(OPENMPI_BIN)/python -m pytest -m "mpi and not long" -o cache_dir=build/pytest-cache-openmpi $(OPENMPI_TESTS)
 
 format: setup ## rewrite the Python files in the project's style
 	$(BIN)/ruff check --fix-only .

@@ -28,7 +28,8 @@ ALLOWED = {
     "wagma.scores": set(),
     "wagma.scenario": {"wagma.core", "wagma.algorithms", "wagma.errors", "wagma.fitting", "wagma.sections", "wagma.timing"},
     "wagma.reference": {"wagma.algorithms", "wagma.reference", "wagma.scenario", "wagma.sections", "wagma.timing"},
-    "wagma.trace": {"wagma.core", "wagma.scenario", "wagma.scores", "wagma.errors"},
+    "wagma.seals": {"wagma.errors"},
+    "wagma.trace": {"wagma.core", "wagma.scenario", "wagma.scores", "wagma.seals", "wagma.errors"},
     "wagma.columns": {"wagma.core", "wagma.errors", "wagma.trace", "wagma.scenario"},
     "wagma.results": {
         "wagma.core", "wagma.trace", "wagma.columns", "wagma.scenario", "wagma.scores", "wagma.algorithms", "wagma.timing.imbalance",
@@ -54,9 +55,12 @@ ALLOWED = {
         "wagma.files", "wagma.scores", "wagma.seeing", "wagma.text",
     },
     "wagma.studies": {
-        "wagma.algorithms", "wagma.api", "wagma.core", "wagma.errors", "wagma.fitting", "wagma.progress", "wagma.real.bench",
-        "wagma.report", "wagma.results", "wagma.scenario", "wagma.scores", "wagma.sim", "wagma.studies",
+        "wagma.algorithms", "wagma.api", "wagma.columns", "wagma.core", "wagma.errors", "wagma.fitting", "wagma.progress",
+        "wagma.real.bench", "wagma.report", "wagma.results", "wagma.scenario", "wagma.scores", "wagma.sim", "wagma.studies",
         "wagma.timing", "wagma.trace", "wagma.workloads",
+    },
+    "wagma.proof": {
+        "wagma.api", "wagma.core", "wagma.errors", "wagma.proof", "wagma._proof", "wagma.scenario", "wagma.trace", "wagma.validate",
     },
     "wagma.frames": {"wagma.errors", "wagma.report.rows", "wagma.results", "wagma.studies.sweep", "wagma.trace"},
 }  # fmt: skip

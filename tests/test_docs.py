@@ -61,6 +61,7 @@ SMALLER = [
     (r"--ranks 1024", "--ranks 64"),
     (r"-n 4(?!.*--times)", "-n 2"),  # times are for a simulation of as many ranks
     (r"^wagma (sweep|compare) .*", r"\g<0> --jobs 1"),
+    (r"^(wagma fuzz --seeds) \d+", r"\g<1> 500"),
 ]
 
 

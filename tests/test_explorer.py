@@ -124,6 +124,8 @@ FEW = [
     eager(3, 3, "4,1,1"),
     eager(3, 3, "3", initiators=1),
     eager(3, 2, "0,3,3", initiators=1),
+    # Where the order in which two Solo come decides whether the later one is told on: what was sent has to be looked at.
+    eager(4, 0, "2,0,0,1", initiators=1),
 ]
 
 
@@ -176,7 +178,17 @@ def test_reduced_searches_keep_what_they_must(options: tuple[str, ...], cases: l
 
 
 @pytest.mark.parametrize(
-    "case", [Case(2, 1, 3, "3"), Case(2, 2, 2, "2,3"), resident(2, 2, 3, "3"), eager(2, 3, "3,2")], ids=str
+    "case",
+    [
+        Case(2, 1, 3, "3"),
+        Case(2, 2, 2, "2,3"),
+        resident(2, 2, 3, "3"),
+        eager(2, 3, "3,2"),
+        # Solo that do something where they are delivered and nothing that matters: explorer_compare.cpp.
+        eager(2, 2, "3,1", initiators=1),
+        eager(3, 0, "0,1,1", initiators=2),
+    ],
+    ids=str,
 )
 def test_reduced_searches_keep_what_the_exact_one_finds(case: Case) -> None:
     status, result = native_programs.run("explorer", *case.arguments(), "--cross-check-exact")

@@ -85,4 +85,5 @@ def main() -> None:
         COMM.Barrier()
 
 
-main()
+if __name__ == "__main__":
+    main()

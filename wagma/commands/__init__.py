@@ -14,7 +14,12 @@ COMMANDS = (
     "calibrate",
     "plot",
     "train",
+    "measure",
+    "compare-worlds",
     "validate",
+    "replay",
+    "explore",
+    "fuzz",
     "trace",
     "demo",
     "bench",
@@ -38,4 +43,4 @@ class Command(Protocol):
 
 def load_command(name: str) -> Command:
     """The module of a command."""
-    return cast(Command, import_module(f"{__name__}.{name}"))
+    return cast(Command, import_module(f"{__name__}.{name.replace('-', '_')}"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wagma import workloads
-from wagma.commands.options import trace_path
+from wagma.commands.options import forwarded, trace_path
 from wagma.errors import InputError, WagmaError
 from wagma.progress import Progress
 from wagma.real.launching.launch import require, run_ranks, under_mpiexec
@@ -66,13 +66,8 @@ def _share(line: Progress, number: int, jobs: int) -> Callable[[int, int, str], 
 
 def _arguments(options: argparse.Namespace, ranks: int, names: Sequence[str], every: int) -> list[str]:
     """The job's command line: as this one's, for `wagma train`."""
-    given: list[str] = ["wagma", "train", options.scenario, "-n", str(ranks), "--algorithms", ",".join(names)]
-    for key in ("iterations", "group_size", "sync_period", "delay"):
-        if (value := getattr(options, key)) is not None:
-            given += [f"--{key.replace('_', '-')}", str(value)]
-    for setting in options.set:
-        given += ["--set", setting]
-    return [*given, "--every", str(every), "--no-digests", "-q"]
+    given = ["wagma", "train", options.scenario, "-n", str(ranks), "--algorithms", ",".join(names)]
+    return [*given, *forwarded(options), "--every", str(every), "--no-digests", "-q"]
 
 
 def figures(comparison: Comparison) -> list[dict[str, Any]]:

@@ -122,6 +122,17 @@ def scenario_changes(options: argparse.Namespace, table: Mapping[str, Any], sour
     return dict(sorted((changes | settings).items(), key=lambda change: change[0].count(".")))
 
 
+def forwarded(options: argparse.Namespace) -> list[str]:
+    """The options of `add_scenario_options` as a command line again, for ranks; but for scenario, algorithms and seed."""
+    given: list[str] = []
+    for key in ("iterations", "group_size", "sync_period", "delay"):
+        if (value := getattr(options, key)) is not None:
+            given += [f"--{key.replace('_', '-')}", str(value)]
+    for setting in options.set:
+        given += ["--set", setting]
+    return given
+
+
 def parse_settings(settings: Sequence[str], option: str = "--set") -> dict[str, Any]:
     """["a.b=1"] -> {"a.b": 1}. What is no TOML value is a string. Raises InputError, naming the option."""
     changes = {}

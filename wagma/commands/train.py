@@ -15,7 +15,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -40,6 +39,7 @@ from wagma.real.algorithms import has_syncs, require_models
 from wagma.real.checkpoints.files import find_checkpoint
 from wagma.real.launching.announced import announced, check_world
 from wagma.real.launching.channel import Sender, stack_file
+from wagma.real.launching.hosts import check_hosts
 from wagma.real.launching.launch import require, run_ranks, under_mpiexec
 from wagma.real.limited import LONGEST_TIMEOUT_S
 from wagma.real.node import TRANSPORTS
@@ -59,6 +59,7 @@ Runs = list[tuple[Scenario, str]]
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("-n", "--ranks", type=_one_number, metavar="N", help="ranks to start (default: the scenario's)")
+    parser.add_argument("--hosts", metavar="NAME:RANKS,...", help="where (default: mpiexec's list of hosts, or this one)")
     add_run_options(parser, engines=["real"], algorithms="wagma_sgd")
     parser.add_argument(
         "--transport",
@@ -124,11 +125,14 @@ def run(options: argparse.Namespace) -> int:
     require(transport=options.transport)
     ranks = runs[0][0].ranks
     with Progress(f"training on {ranks} ranks", options.quiet, every_s=options.report_every) as progress:
-        return run_ranks(ranks, ["wagma", *options.argv], progress)
+        return run_ranks(ranks, ["wagma", *options.argv], progress, options.hosts)
 
 
-def _plan(options: argparse.Namespace, ranks: int | None) -> Runs:
-    check_writable(trace=options.trace, json=options.json, times=options.times)
+def _plan(options: argparse.Namespace, ranks: int | None, writes: bool = True) -> Runs:
+    """writes: this process is the launcher, or rank 0; on the hosts of others there need not be the same folders."""
+    if writes:
+        check_writable(trace=options.trace, json=options.json, times=options.times)
+    check_hosts(options.hosts)
     if options.every is not None and options.trace is None:
         raise InputError(f"--every {options.every}: only with --trace, which has the scores")
     if options.no_digests and options.trace is None:
@@ -184,9 +188,11 @@ def _on_this_rank(options: argparse.Namespace) -> int:
         raise MissingDependencyError(f"a real run needs mpi4py, with an MPI library: {error}") from error
     comm = MPI.COMM_WORLD
     if options.launched is not None:
-        with suppress(OSError):
+        try:
             stack = open(stack_file(options.launched, comm.rank), "w")  # noqa: SIM115 - it stays open
             faulthandler.enable(stack)
+        except OSError:  # on another host than the launcher's
+            faulthandler.enable()
     sender = Sender(options.launched, comm.rank)
     sender.send("begun", pid=os.getpid())
     try:
@@ -212,7 +218,9 @@ def _agree(options: argparse.Namespace, comm: Any) -> Runs | None:
         check_world(comm.size, MPI.Get_library_version())
         if options.ranks not in (None, comm.size):
             raise InputError(f"-n {options.ranks}: mpiexec started {comm.size} ranks")
-        runs = _plan(options, comm.size)
+        if options.hosts is not None and options.launched is None:
+            raise InputError(f"--hosts {options.hosts}: mpiexec has started the ranks already; tell it where")
+        runs = _plan(options, comm.size, writes=comm.rank == 0)
     except (InputError, MissingDependencyError) as error:
         problem = str(error)
     problems = [text for text in comm.allgather(problem) if text is not None]

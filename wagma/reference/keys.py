@@ -75,6 +75,10 @@ _LOGGP = (
 _WITHIN = tuple(
     key if key.name == "activation_ns" else replace(key, default="(as between nodes, or the preset's)") for key in _LOGGP
 )
+_OF_LETTERS = (
+    *(key if key.name == "activation_ns" else replace(key, default="(as of collectives, or the preset's)") for key in _LOGGP),
+    Key("progress_computing_ns", number(), "until a partner that computes answers", "(as of collectives)", _NS),
+)
 _NETWORK = (
     Key("preset", choice(NETWORKS), "a machine whose figures are the defaults of the keys below", "(none)"),
     *_LOGGP,
@@ -190,6 +194,7 @@ def sections() -> tuple[Section, ...]:
         Section("imbalance", "Injected delays; several add up", (DELAY,), IMBALANCE, array=True),
         Section("network", "What messages cost", _NETWORK),
         Section("network.node", "The same within a node", _WITHIN),
+        Section("network.letters", "The same of exchanges with neighbours, pairs and barriers, if they travel another way", _OF_LETTERS),
         Section("noise", "What the operating system does now and then; simulator only", _NOISE),
         Section("noise.per_iteration", "Seconds on top, for each rank and iteration: as `[compute]`, but no trace", (),
                 tuple(kind for kind in COMPUTE if kind.name != "trace")),
@@ -224,7 +229,8 @@ def examples() -> Iterator[dict[str, Any]]:
             here[last] = filled
     base["compute"] = dict(COMPUTE[0].examples[0])
     yield base
-    several = {"ranks_per_node": 4, "pod_nodes": 1, "taper": 2, "node": {key.name: 1 for key in _LOGGP}}
+    levels = {"node": {key.name: 1 for key in _LOGGP}, "letters": {key.name: 1 for key in _OF_LETTERS}}
+    several = {"ranks_per_node": 4, "pod_nodes": 1, "taper": 2, **levels}
     yield base | {"network": {"preset": "ethernet_cloud", **{key.name: 2 for key in _LOGGP}, **several}}
     for kind in COMPUTE:
         if kind.name != "trace":

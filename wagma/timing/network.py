@@ -7,7 +7,7 @@ off by default: docs/scenarios.md, "Beyond the base model", says what each means
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from wagma.sections import Section
@@ -45,6 +45,13 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
+class Letters(Level):
+    """The same of letters. progress_computing_ns: from when a question is there until a partner that computes answers it."""
+
+    progress_computing_ns: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Network(Level):
     """What messages cost between nodes, and everything that the base model leaves out.
 
@@ -59,6 +66,9 @@ class Network(Level):
 
     ranks_per_node, placement: who shares a node. node: what messages within a node cost, which leave on a channel of their own; None: they
     are like all others. shared_interface: all ranks of a node send through one interface, but for that channel.
+
+    letters: what the messages of exchanges with neighbours, of pairs and of barriers cost, where they travel another way than those of
+    collectives, as real ranks' do (`wagma.real.gossip.letters`); None: they are like all others.
     """
 
     group_allreduce: str = "butterfly"
@@ -71,6 +81,7 @@ class Network(Level):
     placement: str = "block"
     shared_interface: bool = False
     node: Level | None = None
+    letters: Letters | None = None
 
     def adding_ns(self, size: int) -> int:
         """Time to add up `size` received bytes, in ns, rounded once."""
@@ -82,6 +93,13 @@ class Network(Level):
         levels = [self] if self.node is None else [self, self.node]
         progress = max(round(self.progress_computing_ns), round(self.progress_waiting_ns))
         return max(round(level.activation_ns or 0) for level in levels) + progress
+
+    def of_letters(self) -> Network:
+        """The network that letters travel: the same for all, whoever shares a node."""
+        if self.letters is None:
+            return self
+        costs = {field.name: getattr(self.letters, field.name) for field in fields(Letters)}
+        return Network(**costs, overlap=self.overlap, reduce_ns_per_byte=self.reduce_ns_per_byte)
 
     def node_of(self, rank: int, ranks: int) -> int:
         """The node of `rank` among `ranks`: block fills one node after the other, round_robin deals the ranks out."""
@@ -126,18 +144,23 @@ def read_network(section: Section, ranks: int) -> Network:
     per_node = section.integer("ranks_per_node", 1, default=given.get("ranks_per_node", base.ranks_per_node))
     placement = section.choice("placement", PLACEMENTS, base.placement)
     shared = section.boolean("shared_interface", given.get("shared_interface", base.shared_interface))
-    # What a node leaves out it has from the network, but for contention, which is none of its business.
+    # What a node, or a letter, leaves out it has from the network, but for contention, which is none of their business.
     inherited = {key: loggp[key] for key in (*_LOGGP, *(["activation_ns"] if activation else []))}
     loggp["gap_per_byte_ns"] *= _contention(section, nodes(ranks, per_node))
     levels = "node" in section.names() or "node" in given
     inside = section.subsection("node")
     within = Level(**_loggp(inside, {**inherited, **given.get("node", {})}))
     inside.finish()
+    gossip = section.subsection("letters")
+    apart = bool(gossip.names())
+    asked = gossip.number("progress_computing_ns", default=computing)
+    letters = Letters(**_loggp(gossip, inherited), progress_computing_ns=asked)
+    gossip.finish()
     section.finish()
     return Network(
         **loggp, group_allreduce=group, allreduce=everyone, overlap=overlap, reduce_ns_per_byte=reduce,
         progress_computing_ns=computing, progress_waiting_ns=waiting, ranks_per_node=per_node, placement=placement,
-        shared_interface=shared, node=within if levels and per_node > 1 else None,
+        shared_interface=shared, node=within if levels and per_node > 1 else None, letters=letters if apart else None,
     )  # fmt: skip
 
 

@@ -25,7 +25,9 @@ from typing import Any, NoReturn
 from wagma.errors import MissingDependencyError, WagmaError
 from wagma.real import library
 from wagma.real.launching.channel import RANK_VARIABLES, Receiver, stack_file
+from wagma.real.launching.hosts import several, words
 from wagma.real.launching.manager import Manager
+from wagma.real.launching.relay import Relay
 from wagma.real.node import Transport
 
 START_LIMIT_S = 120.0  # until every rank has begun
@@ -40,12 +42,12 @@ POLL_S = 0.2
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 #: Open MPI refuses to run as root, or more ranks than cores, unless told so. It ties a rank to one core, which the rank's progress
 #: thread would have to share, and spins while it waits. Up to version 4 OMPI_MCA_ is the prefix of all, later PRTE_MCA_ that of what
-#: its launcher reads. Other libraries read none of these.
+#: its launcher reads. Other libraries read none of these. "slot": or else it has all ranks that it may oversubscribe on the first host.
 OPEN_MPI = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "PRTE_MCA_rmaps_default_mapping_policy": "slot:oversubscribe",
     "OMPI_MCA_hwloc_base_binding_policy": "none",
     "PRTE_MCA_hwloc_default_binding_policy": "none",
     "OMPI_MCA_mpi_yield_when_idle": "1",
@@ -101,29 +103,43 @@ def require(*, training: bool = True, transport: Transport = "auto") -> Path:
     return mpiexec
 
 
-def run_ranks(ranks: int, arguments: Sequence[str], progress: Progress | None = None) -> int:
+def run_ranks(ranks: int, arguments: Sequence[str], progress: Progress | None = None, hosts: str | None = None) -> int:
     """Run `python -m mpi4py -m ARGUMENTS --launched CHANNEL` on so many ranks; returns the exit status of the job.
 
-    Output is passed on. If a rank fails, its error goes to standard error first, as `wagma: rank 2: ...`, and the job is over within
-    OVER_WITHIN_S where ranks have cores. Ctrl-C and SIGTERM end all ranks before KeyboardInterrupt is raised.
+    hosts: NAME:RANKS,...; else mpiexec's own list, a resource manager's, or this machine. Output is passed on. If a rank fails, its error
+    goes to standard error first, as `wagma: rank 2: ...`, and the job is over within OVER_WITHIN_S where ranks have cores. Ctrl-C and
+    SIGTERM end all ranks before KeyboardInterrupt is raised.
     """
     mpiexec = require()
     with tempfile.TemporaryDirectory(prefix="wagma-") as folder:
         receiver = Receiver(Path(folder))
+        relay = Relay(str(receiver.path)) if several(hosts, os.environ) else None
         try:
-            rank = [sys.executable, "-m", "mpi4py", "-m", *arguments, "--launched", str(receiver.path)]
-            supervisor = [sys.executable, "-m", "wagma.real.launching.supervise", str(receiver.path)]
-            job = Job([str(mpiexec), "-n", str(ranks), *supervisor, *rank], ranks, receiver, progress)
+            channel = str(receiver.path if relay is None else relay.address)
+            rank = [sys.executable, "-m", "mpi4py", "-m", *arguments, "--launched", channel]
+            supervisor = [sys.executable, "-m", "wagma.real.launching.supervise", channel]
+            command = [str(mpiexec), *chosen(hosts), "-n", str(ranks), *supervisor, *rank]
+            job = Job(command, ranks, receiver, progress, "" if relay is None else f", or could not say so to {relay.place}")
             with terminated_like_interrupted():
                 job.run()
             return job.report()
         finally:
+            if relay is not None:
+                relay.close()
             receiver.close()
+
+
+def chosen(hosts: str | None) -> list[str]:
+    """mpiexec's options where ranks may be on several hosts; none on one."""
+    if not several(hosts, os.environ):
+        return []
+    found = library.library_of_mpi4py()
+    return words(hosts, environment(), None if found is None else found.family)
 
 
 def output_of(ranks: int, module: str, limit_s: float) -> str:
     """Standard output of `python -m mpi4py -m module` on so many ranks. Raises WagmaError if it fails or takes longer than limit_s."""
-    command = [str(require(training=False)), "-n", str(ranks), sys.executable, "-m", "mpi4py", "-m", module]
+    command = [str(require(training=False)), *chosen(None), "-n", str(ranks), sys.executable, "-m", "mpi4py", "-m", module]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True,
         start_new_session=True,
@@ -148,13 +164,16 @@ def environment() -> Mapping[str, str]:
 
 
 class Job:
-    """One mpiexec with its ranks."""
+    """One mpiexec with its ranks. unheard: why a rank that has begun may not have been heard."""
 
-    def __init__(self, command: Sequence[str], ranks: int, receiver: Receiver, progress: Progress | None) -> None:
+    def __init__(
+        self, command: Sequence[str], ranks: int, receiver: Receiver, progress: Progress | None, unheard: str = ""
+    ) -> None:
         self._ranks = ranks
         self._receiver = receiver
         self._progress = progress
-        self._begun: dict[int, int] = {}  # rank -> process id
+        self._unheard = unheard
+        self._begun: dict[int, int | None] = {}  # rank -> process id, None on another host
         self._ended: set[int] = set()  # ranks that said how they ended
         self._exited: set[int] = set()
         self._failures: list[Failure] = []
@@ -193,7 +212,10 @@ class Job:
         if not failures:
             failures = [Failure(None, f"error: the ranks ended with status {code}")]
             sys.stderr.write("".join(self._noise))
-        for failure in {failure.message: failure for failure in reversed(failures)}.values():  # ranks often fail alike
+        once = {failure.message: failure for failure in reversed(failures)}  # ranks often fail alike
+        for failure in once.values():
+            if any(message != failure.message and message in failure.message for message in once):
+                continue  # it says that a peer has failed, and how, which that one has said itself
             print(failure, file=sys.stderr)
         stacks = [self._stack(failure.rank) for failure in failures if failure.rank is not None]
         print(next(filter(None, stacks), ""), end="", file=sys.stderr)  # one will do: ranks often fail alike
@@ -203,8 +225,9 @@ class Job:
         stop(self._mpiexec)
         self._watch(0)
         for rank in self._begun.keys() - self._exited:
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(self._begun[rank], signal.SIGKILL)
+            if (process := self._begun[rank]) is not None:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(process, signal.SIGKILL)
         for thread in threads:
             thread.join(timeout=1)
         self._selector.close()
@@ -227,7 +250,7 @@ class Job:
         rank = event["rank"]
         match event["event"]:
             case "begun":
-                self._begun[rank] = event["pid"]
+                self._begun[rank] = event.get("pid")
                 if len(self._begun) == self._ranks and not self._failures:
                     self._deadline = float("inf")
             case "progress" if self._progress is not None:
@@ -255,7 +278,9 @@ class Job:
         if not self._failures:
             missing = sorted(set(range(self._ranks)) - self._begun.keys())
             late = (
-                f"ranks {missing} did not begin within {START_LIMIT_S:g} s" if missing else "the ranks ended, mpiexec did not"
+                f"ranks {missing} did not begin within {START_LIMIT_S:g} s{self._unheard}"
+                if missing
+                else "the ranks ended, mpiexec did not"
             )
             self._failures.append(Failure(None, f"error: {late}"))
 

@@ -7,6 +7,7 @@ import re
 #: How lines of MPICH's and Open MPI's begin, most of them about a failure that a rank has reported better.
 LINE = re.compile(
     r"(Abort\(|=====|=   |YOUR APPLICATION TERMINATED|This typically refers|Please see the FAQ|MPI_ABORT was|with errorcode"
+    r"|Abort is in progress|\d+ more process(es)? ha(s|ve) sent help message"
     r"|NOTE: invoking MPI_ABORT|You may or may not|exactly when Open MPI|\[(proxy|mpiexec)[:@]|Proc: \[|prterun |mpirun "
     r"|\[[\w.-]+:\d+\] |\0)"
 )

@@ -12,12 +12,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
-from wagma.real.launching.channel import RANK_VARIABLES, Sender, is_read
+from wagma.real.launching.channel import RANK_VARIABLES, Sender, wait_until_unread
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-CHECK_S = 1.0
 SIGNALLED = 128  # added to a signal's number, as shells do
 
 
@@ -25,26 +23,23 @@ def main(arguments: list[str]) -> int:
     """Run the command; returns its exit status."""
     channel, *command = arguments
     rank = next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), 0)
+    sender = Sender(
+        channel, rank
+    )  # now: ranks of other hosts notice soon when this one dies, and their own end must not be heard first
     # The connection to the process manager is a file that the rank inherits.
     child = subprocess.Popen(command, close_fds=False)
     for number in FORWARDED:
         signal.signal(number, lambda caught, _: child.send_signal(caught))
     threading.Thread(target=_follow, args=(channel, child), daemon=True).start()
     code = child.wait()
-    Sender(channel, rank).send("exited", code=code)
+    sender.send("exited", code=code)
     return code if code >= 0 else SIGNALLED - code
 
 
 def _follow(channel: str, child: subprocess.Popen[bytes]) -> None:
-    """A thread: end the rank if the launcher, killed, cannot do so any more.
-
-    A channel that was never there to be read says nothing: the launcher may be on another host.
-    """
-    if not is_read(channel):
-        return
-    while is_read(channel):
-        time.sleep(CHECK_S)
-    child.kill()
+    """A thread: end the rank if the launcher, killed, cannot do so any more."""
+    if wait_until_unread(channel):
+        child.kill()
 
 
 if __name__ == "__main__":
