@@ -98,13 +98,13 @@ def test_train_across_hosts(named: bool, tmp_path: Path, monkeypatch: pytest.Mon
             "PRTE_MCA_prte_default_hostfile",
             *command,
             "--hosts",
-            "node1:3,node0:1",
+            "node0:1,node1:3",
         ]
     job = two_hosts.run(*command, options=LINK)
     assert job.returncode == 0, job.output
     trace = load_trace(tmp_path / "t.jsonl")
     hosts = [start.host for start in sorted(trace.starts, key=lambda start: start.rank)]
-    assert hosts == (["node1"] * 3 + ["node0"] if named else ["node0"] * 2 + ["node1"] * 2)
+    assert hosts == (["node0"] + ["node1"] * 3 if named else ["node0"] * 2 + ["node1"] * 2)
     judged = two_hosts.run(*wagma, "validate", "t.jsonl")
     assert (judged.returncode, judged.output.count("held")) == (0, 8), judged.output
 

@@ -9,6 +9,8 @@
 //
 // Two reductions, both bisimulations, and switched off by `exact`: ranks that differ only in the names of their buffers
 // and in what nothing reads any more are one (Rank::signature), and messages that the receiver would ignore are not kept.
+// A Solo from a version that nobody arrives at counts among these: it would be noted and told on, and nobody could do more or less.
+// So edges that deliver one are found by exact searches only.
 #pragma once
 
 #include <array>

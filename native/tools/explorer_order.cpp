@@ -62,6 +62,8 @@ bool Order::exchange(const Exchange& what, const Pair& pair, Pairs& seen) {
   if (!seen.insert(pair).second) return true;
   const int rank = what.rank;
   const Facts two = locals_.facts(rank, pair.two);
+  // Others may act on what `other` has sent or started before `event` comes: by then it has to be there in the new run, too. That it is
+  // in the end does not say so. No case is known in which a search without this check loses something.
   if (locals_.facts(rank, pair.one).started < two.started || (pair.sent_two & ~pair.sent_one)) return false;
   const Step one_ends = step(rank, pair.one, what.other, what.named), two_ends = step(rank, pair.two, what.event, what.named);
   if (!one_ends.possible || !two_ends.possible || one_ends.next != two_ends.next) return false;

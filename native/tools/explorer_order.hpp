@@ -32,7 +32,7 @@
 //
 // Events of applications. Nobody waits for them in a quiet state, so it may be reached with any of them still to come, and
 // in general they have to be followed with all else. merge_done and close are treated as above where they send and
-// start nothing (checked in each state that they are moved over). Then quiet states in which they have not
+// start nothing (checked in each state that they are moved over). Then quiet states in which such an event has not
 // happened yet are left out, and nothing is lost: if q is such a state and e such an event of r, then progress that is violated
 // in q is violated after e. Whoever waits still waits, and has less excuse: what is asked of others is who has arrived,
 // which is unchanged, and who has not closed. A rank that lacks a buffer still does. The state after e is quiet as well, or

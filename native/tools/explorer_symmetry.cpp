@@ -18,6 +18,7 @@ bool is_symmetry(const Case& config, const Permutation& permutation) {
     }
     for (Version version = schedule.first(); version <= config.last(); version = schedule.next(version)) {
       if (schedule.may_activate(rank, version) != schedule.may_activate(to(rank), version)) return false;
+      // Machines do not know their groups, so edges hardly show them: but groups decide which executions may end.
       Group mapped, group = schedule.group(to(rank), version);
       for (const int member : schedule.group(rank, version)) mapped.push_back(to(member));
       std::sort(mapped.begin(), mapped.end());

@@ -37,6 +37,7 @@ END_LIMIT_S = 60.0  # from the last rank's good end: Python and torch take their
 OVER_WITHIN_S = 10.0
 STOP_LIMITS_S = ((signal.SIGINT, 1.5), (signal.SIGTERM, 1.0), (signal.SIGKILL, 1.0))
 POLL_S = 0.2
+RANK = re.compile(r"^rank \d+: ")  # how a message begins that says itself whose error it is
 
 #: Cores are for ranks: threads of a library on top of them would only take turns.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -66,7 +67,7 @@ class Failure:
     secondary: bool = False
 
     def __str__(self) -> str:
-        named = self.rank is None or re.match(r"rank \d+: ", self.message)  # the message says itself whose error it is
+        named = self.rank is None or RANK.match(self.message)  # the message says itself whose error it is
         return f"wagma: {'' if named else f'rank {self.rank}: '}{self.message}"
 
 
@@ -212,9 +213,9 @@ class Job:
         if not failures:
             failures = [Failure(None, f"error: the ranks ended with status {code}")]
             sys.stderr.write("".join(self._noise))
-        once = {failure.message: failure for failure in reversed(failures)}  # ranks often fail alike
-        for failure in once.values():
-            if any(message != failure.message and message in failure.message for message in once):
+        once = {RANK.sub("", failure.message, count=1): failure for failure in reversed(failures)}  # ranks often fail alike
+        for own, failure in once.items():
+            if any(message != own and message in own for message in once):
                 continue  # it says that a peer has failed, and how, which that one has said itself
             print(failure, file=sys.stderr)
         stacks = [self._stack(failure.rank) for failure in failures if failure.rank is not None]
