@@ -324,7 +324,9 @@ def test_a_rank_is_named_once() -> None:
 
 def test_output_of_a_module() -> None:
     measured = json.loads(launch.output_of(2, "wagma.real.measure", 60.0))
-    assert measured["latency_ns"] > 0
+    # Overheads may be all that a message costs.
+    assert measured["latency_ns"] + 2 * measured["overhead_ns"] > 0
+    assert min(measured.values()) >= 0
 
 
 @needs_mpi

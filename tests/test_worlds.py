@@ -229,7 +229,7 @@ def test_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         for name, figure in one["keys"].items():
             assert figure["low"] <= figure["high"], name
             assert 0 <= figure["value"] < 1e9, name
-    assert document["samples"]["letters"]["model.way"]["median"] > 0
+    assert document["samples"]["letters"]["model.pair"]["median"] > 0
     assert document["bandwidth_bytes_per_s"]["value"] > 1e8
     assert timing(**tomllib.loads(target.read_text())).network.letters is not None
 

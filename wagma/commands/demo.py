@@ -137,7 +137,8 @@ class Demo:
         seconds = [record.computed_ns * 1e-9 for record in self._alone[0].iterations]
         scenario = prediction(self._trained, seconds, network)
         runs = self._simulate([scenario], COMPARED, "predicted")
-        latency, rate = network["latency_ns"] / 1e3, 1 / max(network["gap_per_byte_ns"], 1e-9)
+        latency = (network["latency_ns"] + 2 * network["overhead_ns"]) / 1e3
+        rate = 1 / max(network["gap_per_byte_ns"], 1e-9)
         mean_ms = 1e3 * sum(seconds) / len(seconds)
         self.say(f"a rank computes for {mean_ms:.1f} ms on average; messages take {latency:.3g} us, then {rate:.3g} GB/s")
         self.say(compare(measured.results, runs.results) + "\n")
