@@ -153,6 +153,21 @@ def test_a_defect_of_the_python_machine_is_found_and_shrunk(monkeypatch: pytest.
     assert fuzzing.simulate(seed) is None, "the scenario itself is fine"
 
 
+@pytest.mark.parametrize(("twin", "world"), [(True, "twins"), (False, "simulator")])
+def test_whatever_python_raises_comes_with_its_seed(monkeypatch: pytest.MonkeyPatch, twin: bool, world: str) -> None:
+    """An exception that no machine means to raise is a finding too, and no traceback."""
+
+    def breaks(_self: Machine, _version: int) -> list[Output]:
+        raise KeyError("oops")
+
+    monkeypatch.setattr(Machine, "arrive", breaks)
+    if not twin:
+        monkeypatch.setattr(twins, "difference", lambda _seed: None)
+    seed, failure = next((seed, found) for seed in range(20) if (found := fuzzing.simulate(seed)) is not None)
+    assert (failure.world, failure.seed) == (world, seed)
+    assert "KeyError: 'oops'" in failure.violation
+
+
 def test_a_difference_of_the_machines_is_located(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Python machine that keeps its stamp over a sync: the C++ machine does not."""
     exec_done = Machine.exec_done

@@ -315,6 +315,38 @@ def test_another_scenario_is_found_out(small: dict[str, Trace], key: str, value:
     assert difference(trace) is not None
 
 
+@pytest.mark.parametrize("algorithm", ["d_psgd", "local_sgd", "ad_psgd"])
+def test_what_was_cut_off_at_the_end_is_found_out(algorithm: str) -> None:
+    """Of all ranks alike, so that what is left is a run: only each one's last digest tells, which therefore has to be there."""
+    trace = recorded(algorithm, ranks=3, iterations=4)
+    assert difference(trace) is None
+    trace.iterations = [a for a in trace.iterations if a.iteration < 3]
+    trace.executions = [e for e in trace.executions if e.version < 3]
+    trace.exchanges = [x for x in trace.exchanges if x.version < 3]
+    assert "rank " in str(difference(trace))
+    for start in trace.starts:
+        start.final_digest = None
+    assert "rank 0: final_digest = null" in str(difference(trace))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("value", "gradient"), ("score", 0.5), ("own_score", 0.5), ("score_name", "bits"), ("score_direction", "down")],
+)
+def test_another_header_is_found_out(small: dict[str, Trace], name: str, value: Any) -> None:
+    """Not judged is one thing; judged in part would leave scores that nobody compares."""
+    trace = copy.deepcopy(small["wagma_sgd"])
+    setattr(trace.header, name, value)
+    assert difference(trace) is not None
+
+
+def test_a_rank_that_there_is_not_is_refused(small: dict[str, Trace]) -> None:
+    trace = copy.deepcopy(small["wagma_sgd"])
+    trace.starts.append(copy.copy(trace.starts[0]))
+    trace.starts[-1].rank = 9
+    assert "rank 9: a record of its beginning" in str(difference(trace))
+
+
 def test_updates_that_were_skipped_are_skipped_again(small: dict[str, Trace]) -> None:
     """A run whose rank skipped one is not the run in which it did not: see also `skipped` above."""
     trace = copy.deepcopy(small["d_psgd"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,9 @@ from wagma import workloads
 from wagma.algorithms import ALGORITHMS
 from wagma.cli import main
 from wagma.commands.replay import elsewhere
-from wagma.errors import InputError
-from wagma.trace import Trace, load_trace
+from wagma.errors import InputError, WagmaError
+from wagma.sim.replay.again import check_simulated, compare_simulated
+from wagma.trace import Evaluation, Trace, load_trace
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,8 @@ def test_what_it_prints(path: Path, trace: Trace, capsys: pytest.CaptureFixture[
     assert main(["replay", str(path), "--json", "-"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["identical"] is True
+    assert result["complete"] is True
+    assert "the scenario has" not in text
     assert f"{result['digests']} digests, weights {result['weights']}" in text
     assert [rank["weights"] for rank in result["ranks"]] == [start.final_digest for start in trace.starts]
     assert [rank["iterations"] for rank in result["ranks"]] == [6, 6, 6]
@@ -139,6 +144,47 @@ def test_a_simulation_is_simulated_again(tmp_path: Path, capsys: pytest.CaptureF
     simulated.write(path)
     seen = complaint(capsys, 1, str(path))
     assert f"rank {iteration.rank}, iteration {iteration.iteration}: return_ns: recorded {iteration.return_ns}" in seen
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda trace: trace.starts.clear(), "rank 0: 0 records of its beginning"),
+        (lambda trace: setattr(trace.starts[2], "rank", 1), "rank 1: 2 records of its beginning"),
+        (lambda trace: setattr(trace.starts[1], "initial_digest", None), "rank 1: initial_digest: recorded null"),
+        (lambda trace: setattr(trace.starts[1], "final_digest", None), "rank 1: final_digest: recorded null"),
+        (lambda trace: setattr(trace.header, "score_direction", "down"), "score_direction: recorded down, recomputed up"),
+        (lambda trace: trace.evaluations.append(Evaluation(3, 0.99)), "evaluations: recorded "),
+    ],
+)
+def test_all_of_a_simulation_is_compared(simulation: Trace, change: Callable[[Trace], None], text: str) -> None:
+    """Not its iterations and executions only."""
+    changed = copy.deepcopy(simulation)
+    change(changed)
+    with pytest.raises(WagmaError, match=text):
+        held_against(changed, simulation)
+
+
+def held_against(recorded: Trace, again: Trace) -> None:
+    check_simulated(recorded)
+    compare_simulated(recorded, again)
+
+
+@pytest.fixture(scope="module")
+def simulation() -> Trace:
+    (simulated,) = wagma.simulate(scenario(3, 4), "wagma_sgd", traces=True)
+    return simulated
+
+
+def test_a_recording_that_ends_early_is_said_to(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is the true recording of a shorter run, or somebody shortened it, last digests and all."""
+    changed = load_trace(path)
+    changed.header.scenario["iterations"] = 7
+    changed.write(path)
+    assert main(["replay", str(path)]) == 0
+    assert "the scenario has 7 iterations: a rank ended before" in capsys.readouterr().out
+    assert main(["replay", str(path), "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["complete"] is False
 
 
 # -- seals -----------------------------------------------------------------------------------------------------------------

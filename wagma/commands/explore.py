@@ -26,6 +26,8 @@ from wagma.proof.exploring import Case, Exploration, Limits, Reductions, check_p
 VERSIONS = 3
 MEMORY_MIB = 4096
 MOST_RANKS = 8  # of native/tools/explorer_locals.hpp
+MOST_ARRIVALS = 1000  # each rank's machine is tabled for all of them before the search, and its limits, begin
+MOST_NUMBER = 1 << 62  # of what C++ has 64 bits for
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -98,8 +100,8 @@ def case_of(options: argparse.Namespace) -> Case:
         raise InputError(f"--ranks {ranks}: must be from 1 to {MOST_RANKS}")
     if options.iterations is None:
         versions = VERSIONS if options.versions is None else options.versions
-        if versions < 1:
-            raise InputError(f"--versions {versions}: must be at least 1")
+        if not 1 <= versions <= MOST_ARRIVALS:
+            raise InputError(f"--versions {versions}: must be from 1 to {MOST_ARRIVALS}")
         iterations = (versions,) * ranks
     elif options.versions is not None:
         raise InputError(f"--iterations {options.iterations}: --versions {options.versions} is given too; allowed: one of both")
@@ -130,8 +132,10 @@ def _iterations(text: str, ranks: int) -> tuple[int, ...]:
         iterations = tuple(int(part) for part in text.split(","))
     except ValueError:
         iterations = ()
-    if len(iterations) != ranks or min(iterations) < 0 or max(iterations) == 0:
-        raise InputError(f"--iterations {text}: must be {ranks} whole numbers, one for each rank, at least 0 and not all 0")
+    if len(iterations) != ranks or min(iterations) < 0 or not 0 < max(iterations) <= MOST_ARRIVALS:
+        raise InputError(
+            f"--iterations {text}: must be {ranks} whole numbers, one for each rank, from 0 to {MOST_ARRIVALS}, not all 0"
+        )
     return iterations
 
 
@@ -140,14 +144,14 @@ def _sync_period(text: str | None, most: int) -> int:
         return most
     if text == "never":
         return NEVER
-    if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"--sync-period {text}: must be a whole number, at least 1, or never")
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_NUMBER:
+        raise InputError(f"--sync-period {text}: must be a whole number, at least 1, at most {MOST_NUMBER}, or never")
     return int(text)
 
 
 def _limits(options: argparse.Namespace) -> Limits:
-    if options.max_states < 0:
-        raise InputError(f"--max-states {options.max_states}: must be at least 1, or 0 for no limit")
+    if not 0 <= options.max_states <= MOST_NUMBER:
+        raise InputError(f"--max-states {options.max_states}: must be from 1 to {MOST_NUMBER}, or 0 for no limit")
     if not 1 <= options.max_memory <= 1 << 24:
         raise InputError(f"--max-memory {options.max_memory}: must be from 1 to {1 << 24}, in MiB")
     return Limits(options.max_states, options.max_memory << 20)

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from wagma.commands.options import check_writable, prints_table, write_text
@@ -98,7 +99,16 @@ def describe(recorded: Trace, replayed: Replayed) -> str:
     how = "real ranks, replayed" if header.world == "real" else "simulated ranks, simulated again"
     title = f"{recorded.source}: {header.algorithm} on {len(ranks)} {how}"
     total = sum(replayed.compared)
-    return f"{title}\n{table(names, lines)}\nbit-identical on all ranks: {total} digests, weights {replayed.digest}"
+    text = f"{title}\n{table(names, lines)}\nbit-identical on all ranks: {total} digests, weights {replayed.digest}"
+    if is_complete(recorded):
+        return text
+    return f"{text}\nthe scenario has {recorded.scenario.iterations} iterations: a rank ended before, or the recording was cut"
+
+
+def is_complete(recorded: Trace) -> bool:
+    """Whether every rank has the scenario's iterations, at least: what replays to the same bits may be the first part of a run."""
+    done = Counter(a.rank for a in recorded.iterations)
+    return all(done[rank] >= recorded.scenario.iterations for rank in range(recorded.scenario.ranks))
 
 
 def rows(recorded: Trace, replayed: Replayed) -> list[dict[str, Any]]:
@@ -130,6 +140,7 @@ def as_json(recorded: Trace, replayed: Replayed, seconds: float) -> dict[str, An
         "algorithm": recorded.header.algorithm,
         "workload": recorded.scenario.training.workload,
         "identical": True,
+        "complete": is_complete(recorded),
         "digests": sum(replayed.compared),
         "weights": replayed.digest,
         "seconds": round(seconds, 3),

@@ -114,8 +114,9 @@ def judge(table: Mapping[str, Any], algorithm: str) -> Verdict | None:
     """Simulate a scenario twice, validate the trace, compare both; None: nothing is wrong."""
     try:
         first, second = (run(read(dict(table), "fuzz"), algorithm, digests=True) for _ in range(2))
-    except WagmaError as error:
-        return Verdict(type(error).__name__, str(error), ())
+    except Exception as error:  # a KeyError, say, is a defect as well, and without a verdict nobody would be told the seed
+        message = str(error) if isinstance(error, WagmaError) else f"{type(error).__name__}: {error}"
+        return Verdict(type(error).__name__, message, ())
     if violations := validate(first):
         worst = violations[0]
         return Verdict(f"promise {worst.promise}", f"promise {worst.promise} ({worst.name}): {worst.message}", lines_of(first))

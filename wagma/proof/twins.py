@@ -44,6 +44,8 @@ def difference(seed: int) -> Difference | None:
             answer = _words(getattr(machines[rank], event)(*arguments))
         except ProtocolError as error:
             answer = str(error)
+        except Exception as error:  # a KeyError, say, is a difference as well, and has to come with its seed
+            answer = f"{type(error).__name__}: {error}"
         if answer != outputs:
             return _found(
                 run, rank, number + 1, f"{event}{arguments}: the Python machine answers {answer}, the C++ machine {outputs}"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from wagma.errors import WagmaError
+from wagma.errors import InputError, WagmaError
 from wagma.trace import ExchangeRecord, Execution, Iteration, Trace
 
 Record = Execution | Iteration | ExchangeRecord
@@ -70,6 +70,17 @@ class Comparison:
         """Digests that were found equal."""
         some = len(digest) if isinstance(digest, list) else int(digest is not None)
         self.digests[rank] = self.digests.get(rank, 0) + some
+
+
+def check_starts(trace: Trace) -> None:
+    """Raise InputError unless each rank's beginning is on record, once, and that of no other rank."""
+    found, ranks = [start.rank for start in trace.starts], trace.scenario.ranks
+    for rank in range(ranks):
+        if found.count(rank) != 1:
+            raise InputError(f"{trace.source}: rank {rank}: {found.count(rank)} records of its beginning: must be 1")
+    for rank in found:
+        if not 0 <= rank < ranks:
+            raise InputError(f"{trace.source}: rank {rank}: a record of its beginning: must be of ranks 0 to {ranks - 1}")
 
 
 class Recorded:

@@ -23,11 +23,20 @@ from wagma.sim.collective import Collective
 from wagma.sim.driver import Progress, Run
 from wagma.sim.gossip import Gossip
 from wagma.sim.memory import seldom_collecting
-from wagma.sim.replay.compare import OF_ITERATION, Comparison, Difference, Recorded, exchange_key, named, take_times
+from wagma.sim.replay.compare import (
+    OF_ITERATION,
+    Comparison,
+    Difference,
+    Recorded,
+    check_starts,
+    exchange_key,
+    named,
+    take_times,
+)
 from wagma.sim.replay.script import Kind, Step, scripts
 from wagma.sim.replay.world import ReplayedCollective, ReplayedGossip, ReplayedRank, Skipping
 from wagma.trace import Iteration, RankStart, Trace
-from wagma.workloads import REGISTRY, consolidated, replicas, require
+from wagma.workloads import REGISTRY, consolidated, replicas, require, score_of
 
 _GOSSIPS = (Kind.BEGUN, Kind.SENT, Kind.SERVED, Kind.AVERAGED)
 
@@ -75,10 +84,12 @@ def check(trace: Trace) -> None:
         raise InputError(
             f"{where}: begin = {header.begin}: must be 0; the models that the run went on from are in a checkpoint, not in the trace"
         )
-    found = [start.rank for start in trace.starts]
-    for rank in range(scenario.ranks):
-        if found.count(rank) != 1:
-            raise InputError(f"{where}: rank {rank}: {found.count(rank)} records of its beginning: must be 1")
+    check_starts(trace)
+    for start in trace.starts:
+        if start.final_digest is None:  # or nothing says that the recording goes on to the end
+            raise InputError(
+                f"{where}: rank {start.rank}: final_digest = null: an older wagma did not record it; record the run again"
+            )
     require_changing_groups(scenario, header.algorithm)
     require(scenario.training.workload)
 
@@ -135,7 +146,7 @@ class Replay(Run):
             raise Difference(
                 f"{named(record)}: retracted_ns: recorded {recorded.retracted_ns or 'null'}, recomputed {'a time' if now_taken else 'null'}"
             )
-        left_out = "work" if record.skipped else None  # whoever has closed computes no gradient
+        left_out = "work" if record.skipped and recorded.work is None else None  # whoever has closed computes no gradient
         self.comparison.check(recorded, record, (name for name in OF_ITERATION if name != left_out))
         take_times(recorded, record)
         if record.iteration + 1 in self._wanted:
@@ -166,6 +177,7 @@ class Replay(Run):
         self._check_ends()
 
     def _check_beginnings(self) -> None:
+        self.comparison.value(None, "value", self._trace.header.value, self.specification.value)
         for start, model in zip(sorted(self._trace.starts, key=lambda start: start.rank), self._initial, strict=True):
             self.comparison.value(start.rank, "initial_digest", start.initial_digest, self.numerics.digest(model))
         if 0 in self._wanted:
@@ -215,8 +227,7 @@ class Replay(Run):
         weights = [digest(model) for model in models]
         starts = []
         for start, own in zip(sorted(self._trace.starts, key=lambda start: start.rank), weights, strict=True):
-            if start.final_digest is not None:
-                self.comparison.value(start.rank, "final_digest", start.final_digest, own)
+            self.comparison.value(start.rank, "final_digest", start.final_digest, own)
             starts.append(RankStart(start.rank, start.started_ns, start.host, start.initial_digest, own, start.environment))
         self._check_scores(models)
         header = self._trace.header
@@ -231,7 +242,12 @@ class Replay(Run):
         """What the models reach, as far as it was recorded. Replaces the replicas' own models."""
         header, name, ranks = self._trace.header, self.specification.name, self._replicas
         if header.own_score is None:
+            if self._trace.evaluations or (header.score, header.score_name, header.score_direction) != (None, None, None):
+                raise Difference("own_score: recorded null, beside other scores: whoever judges gives all of them")
             return
+        kind = score_of(self.scenario)
+        self.comparison.value(None, "score_name", header.score_name, kind.name)
+        self.comparison.value(None, "score_direction", header.score_direction, kind.direction)
         own = sum(replica.evaluate() for replica in ranks) / len(ranks)
         self.comparison.value(None, "own_score", header.own_score, own)
 
