@@ -31,7 +31,7 @@ Verdict Judge::once(const Plan& plan, Counts& counts, Log& log) {
   } catch (const Violation& violation) {
     verdict.kind = kind_of(violation);
     verdict.message = violation.what();
-  } catch (const ProtocolError& refused) {
+  } catch (const std::exception& refused) {  // an event that a machine refuses, or a defect of this tool: with its seed, too
     verdict.kind = kind_of(refused);
     verdict.message = refused.what();
   }
@@ -42,9 +42,9 @@ Verdict Judge::once(const Plan& plan, Counts& counts, Log& log) {
   return verdict;
 }
 
-Verdict Judge::operator()(const Plan& plan, Counts& counts) {
-  Counts again;
-  Verdict second = once(plan, again, logs_[1]);
+Verdict Judge::operator()(const Plan& plan, const Plan& again, Counts& counts) {
+  Counts uncounted;
+  Verdict second = once(again, uncounted, logs_[1]);
   Verdict first = once(plan, counts, logs_[0]);
   if (logs_[0] == logs_[1] && first.message == second.message) return first;
   const std::size_t index = logs_[0].first_difference(logs_[1]);
@@ -61,9 +61,13 @@ FuzzResult fuzz(const FuzzOptions& options) {
   Judge judge;
   while (result.runs < options.seeds && !result.failure) {
     const std::uint64_t seed = options.first + result.runs;
-    Plan plan = draw_plan(seed, options.mutation, options.two_activators);
-    plan.leaks = options.leaks;
-    const Verdict verdict = judge(plan, result.counts);
+    const auto draw = [&] {
+      Plan drawn = draw_plan(seed, options.mutation, options.two_activators);
+      drawn.leaks = options.leaks;
+      return drawn;
+    };
+    const Plan plan = draw();
+    const Verdict verdict = judge(plan, draw(), result.counts);
     ++result.runs;
     result.digest = detail::mix64(result.digest ^ verdict.digest);
     if (options.progress) options.progress(result.runs);

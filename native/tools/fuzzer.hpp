@@ -53,10 +53,11 @@ struct FuzzResult {
 // Ends at the first failure.
 FuzzResult fuzz(const FuzzOptions& options);
 
-// Runs a plan twice and compares.
+// Runs a plan twice and compares; the second time as it was drawn once more, so that what a draw leaves to chance shows too.
 class Judge {
  public:
-  Verdict operator()(const Plan& plan, Counts& counts);
+  Verdict operator()(const Plan& plan, const Plan& again, Counts& counts);
+  Verdict operator()(const Plan& plan, Counts& counts) { return (*this)(plan, plan, counts); }
   const Log& log() const { return logs_[0]; }                               // of the last run
   const std::unordered_map<Key, Delay>& delays() const { return delays_; }  // of the same, if something was wrong
 
