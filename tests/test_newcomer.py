@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -87,7 +88,8 @@ def test_standard_output_that_takes_nothing(redirection: str) -> None:
 def trace_of(tmp_path: Path) -> list[str]:
     path = tmp_path / "run.jsonl"
     assert main(["simulate", "resnet50_imagenet", *QUICK, "--trace", str(path), "-q"]) == 0
-    return path.read_text().splitlines()
+    # Without seals, as from an older version: a line that is changed below would break its own.
+    return [re.sub(',"seal":"[0-9a-f]*"', "", line) for line in path.read_text().splitlines()]
 
 
 def judged(tmp_path: Path, lines: list[str]) -> int:
