@@ -71,9 +71,21 @@ def test_edges_and_cross_check(capsys: pytest.CaptureFixture[str], tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    ("options", "status", "result"),
+    [(("--mutate", "no-fence"), 1, "violation"), (("--max-states", "100"), 2, "incomplete")],
+)
+def test_searches_that_end_early_are_not_called_equal(
+    options: tuple[str, ...], status: int, result: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, compared = explored(capsys, "--ranks", "3", "--cross-check", *options)
+    assert (code, compared["result"]) == (status, result)
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--ranks", "9"], "--ranks 9: must be from 1 to 8"),
+        (["--ranks", "2", "--cross-check", "--edges", "e.txt"], "--edges e.txt: --cross-check is given too"),
         (["--ranks", "4", "--group-size", "5"], "group_size = 5: must be from 1 to world_size = 4"),
         (["--ranks", "2", "--versions", "0"], "--versions 0: must be from 1 to 1000"),
         (["--ranks", "2", "--versions", str(10**22)], "must be from 1 to 1000"),

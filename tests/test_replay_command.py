@@ -111,6 +111,7 @@ def test_what_lacks_something_is_refused(
 def test_what_is_not_there_is_refused(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cannot be read" in complaint(capsys, 2, str(path.with_name("none.jsonl")))
     assert "--trace" in complaint(capsys, 2, str(path), "--trace", "/nowhere/at/all.jsonl")
+    assert "is the recording itself" in complaint(capsys, 2, str(path), "--trace", str(path))
     monkeypatch.setattr("wagma.workloads.registry.find_spec", lambda name: None if name == "sklearn" else True)
     assert "needs scikit-learn" in complaint(capsys, 2, str(path))
 

@@ -377,6 +377,7 @@ def test_runs_that_are_not_the_same_are_not_compared() -> None:
         (["digits", "--network", "nowhere.toml"], "--network nowhere.toml: cannot be read"),
         (["digits", "--network", "{file}"], "has no [network]"),
         (["digits", "--algorithms", "sgd"], "algorithm = 'sgd': unknown"),
+        (["digits", "--set", "network.latency_ns=3"], "--set network.latency_ns=3: the network is measured"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

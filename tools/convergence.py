@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from wagma.core.protocol import NONE, Machine, Output, Start
+from wagma.errors import InputError, WagmaError
 from wagma.progress import Progress
-from wagma.report.style import LOOKS, look, picture
+from wagma.report.style import LOOKS, check_picture, look, picture
 from wagma.sim import collective, driver
 from wagma.sim.collective import Collective, Member
 from wagma.testing import (
@@ -269,15 +270,32 @@ def draw(path: str, horizons: list[int], values: dict[str, Any]) -> None:
         axes.legend(frameon=False)
 
 
+def count(text: str) -> int:
+    """Of cases, iterations or runs."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, at least 1")
+    return int(text)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print the tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=300, help="random latenesses for each shape (default: 300)")
-    parser.add_argument("--horizons", type=int, nargs="+", default=[2**n for n in range(6, 13)], help="iterations of each rank")
-    parser.add_argument("--seeds", type=int, default=4, help="runs of each horizon (default: 4)")
+    parser.add_argument("--cases", type=count, default=300, help="random latenesses for each shape (default: 300)")
+    parser.add_argument(
+        "--horizons", type=count, nargs="+", default=[2**n for n in range(6, 13)], help="iterations of each rank"
+    )
+    parser.add_argument("--seeds", type=count, default=4, help="runs of each horizon (default: 4)")
     parser.add_argument("--only", choices=("distances", "rate"), help="one part (default: both)")
     parser.add_argument("--plot", help="a picture of the rate")
     chosen = parser.parse_args(arguments)
+    try:
+        if len(set(chosen.horizons)) < 2 or len(chosen.horizons) * chosen.seeds < 3:
+            given = f"--horizons {' '.join(map(str, chosen.horizons))} --seeds {chosen.seeds}"
+            raise InputError(f"{given}: a rate needs two different horizons, and three runs in all")
+        if chosen.plot is not None:
+            check_picture(chosen.plot)
+    except WagmaError as error:
+        parser.error(str(error))
     if chosen.only != "rate":
         with Progress("distances") as progress:
             header = ["P, S, tau", "updates", "bound", "ratio", "from the mean", "log cosh", "bound", "ratio"]

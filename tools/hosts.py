@@ -59,6 +59,8 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--as-host"]:
         return Host(Path(arguments[1]), int(arguments[2]), int(arguments[3])).run()
     options = parser().parse_args(arguments)
+    if options.traffic is not None and not os.access(Path(options.traffic).resolve().parent, os.W_OK):
+        parser().error(f"--traffic {options.traffic}: must be a file in a folder that can be written")
     try:
         check()
         with tempfile.TemporaryDirectory(prefix="wagma-hosts-") as folder:

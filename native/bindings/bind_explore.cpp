@@ -81,7 +81,8 @@ py::dict cross_check(const Arguments& arguments, std::uint64_t max_states, std::
   using namespace py::literals;
   return py::dict("states"_a = found.all.states, "reduced_states"_a = found.reduced.states, "quiet"_a = found.quiet,
                   "reduced_quiet"_a = found.reduced_quiet, "edges"_a = found.edges, "reduced_edges"_a = found.reduced_edges,
-                  "difference"_a = found.difference);
+                  "difference"_a = found.difference, "violation"_a = found.all.violation,
+                  "complete"_a = found.all.complete && found.reduced.complete);
 }
 
 }  // namespace

@@ -61,7 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"runs of each algorithm, each with a seed of its own, from the scenario's on (default: {REPETITIONS})",
     )  # fmt: skip
     parser.add_argument("--plot", metavar="FILE", help="draw the distributions of both worlds")
-    add_output_options(parser)
+    add_output_options(parser, columns=False)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -90,6 +90,9 @@ def _plan(options: argparse.Namespace) -> tuple[Scenario, list[str]]:
         check_picture(options.plot)
     if options.repetitions < 1:
         raise InputError(f"--repetitions {options.repetitions}: must be at least 1")
+    for setting in options.set:
+        if setting.partition("=")[0].split(".")[0].strip() == "network":
+            raise InputError(f"--set {setting}: the network is measured, or that of --network FILE; change it in such a file")
     scenario = load_scenarios(options, None if options.ranks is None else [options.ranks])[0]
     if scenario.ranks < 2:
         raise InputError(
@@ -215,7 +218,9 @@ def _histogram(shares: Mapping[int, float]) -> str:
     values = list(shares)
     parts = [f"{value}: {100 * shares[value]:.0f} %" for value in values[:MOST_SHOWN]]
     if rest := values[MOST_SHOWN:]:
-        parts.append(f"{rest[0]} to {rest[-1]}: {100 * sum(shares[value] for value in rest):.0f} %")
+        parts.append(
+            f"{rest[0] if len(rest) == 1 else f'{rest[0]} to {rest[-1]}'}: {100 * sum(shares[value] for value in rest):.0f} %"
+        )
     return ", ".join(parts)
 
 

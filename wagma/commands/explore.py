@@ -62,12 +62,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--max-memory", type=int, metavar="MIB", default=MEMORY_MIB, help=f"for states; give up beyond (default: {MEMORY_MIB})"
     )
     search.add_argument("--edges", metavar="FILE", help="write each machine's steps, a line each")
-    add_output_options(parser)
+    add_output_options(parser, columns=False)
 
 
 def run(options: argparse.Namespace) -> int:
     """Explore; status 1 if something was found, 2 if a limit was reached."""
     check_writable(json=options.json, edges=options.edges)
+    if options.cross_check and options.edges is not None:
+        raise InputError(f"--edges {options.edges}: --cross-check is given too, which keeps no edges; allowed: one of both")
     case, limits = case_of(options), _limits(options)
     reductions = Reductions(not options.no_symmetry, not options.no_order, options.exact)
     if options.cross_check:
@@ -247,8 +249,10 @@ def _cross_check(options: argparse.Namespace, case: Case, limits: Limits, reduct
     began = time.monotonic()
     with _Searching(options.quiet) as searching:
         found = cross_check(case, limits, reductions, searching)
+    # Searches end at the first broken promise, or at a limit: two that have ended early cannot be compared.
+    early = "incomplete" if not found["complete"] and not found["violation"] else "violation" if found["violation"] else ""
     found = {
-        "result": "different" if found["difference"] else "ok",
+        "result": "different" if found["difference"] and early != "incomplete" else early or "ok",
         **_case_json(case),
         **found,
         "seconds": time.monotonic() - began,
@@ -258,10 +262,14 @@ def _cross_check(options: argparse.Namespace, case: Case, limits: Limits, reduct
         print(f"states {found['states']:,}, reduced {found['reduced_states']:,}")
         print(f"quiet states {found['quiet']:,}, reduced {found['reduced_quiet']:,}")
         print(f"edges of single ranks {found['edges']:,}, reduced {found['reduced_edges']:,}")
-        print(
-            f"different: {found['difference']}"
-            if found["difference"]
-            else "the reduced search misses nothing that it must keep"
-        )
+        verdicts = {
+            "different": f"different: {found['difference']}",
+            "violation": f"violated, as both searches find: {found['violation']}",
+            "incomplete": "incomplete: nothing is compared",
+            "ok": "the reduced search misses nothing that it must keep",
+        }
+        print(verdicts[found["result"]])
     write_text(options.json, json.dumps(found, allow_nan=False))
-    return 1 if found["difference"] else 0
+    if found["result"] == "incomplete":
+        print("wagma: explore: incomplete, so nothing is compared: --max-states or --max-memory was reached", file=sys.stderr)
+    return {"ok": 0, "incomplete": 2}.get(found["result"], 1)

@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mutate", metavar="NAME", default="none", help="plant a defect, to see it found; the simulator has none"
     )
-    add_output_options(parser)
+    add_output_options(parser, columns=False)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"of each probe (default: {machine.REPETITIONS})",
     )
     parser.add_argument("--write", metavar="FILE", help="write [network], with its levels, as TOML")
-    add_output_options(parser)
+    add_output_options(parser, columns=False)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -61,14 +61,15 @@ def add_run_options(parser: argparse.ArgumentParser, engines: Sequence[str], alg
     add_output_options(parser)
 
 
-def add_output_options(parser: argparse.ArgumentParser) -> None:
-    """--json, -q and -v."""
+def add_output_options(parser: argparse.ArgumentParser, *, columns: bool = True) -> None:
+    """--json, -q and -v; columns: there are more that -v can show."""
     parser.add_argument(
         "--json", metavar="FILE|-", help="write the results as JSON; with - nothing else goes to standard output"
     )
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("-q", "--quiet", action="store_true", help="no table and no progress")
-    loudness.add_argument("-v", "--verbose", action="store_true", help="more columns")
+    if columns:
+        loudness.add_argument("-v", "--verbose", action="store_true", help="more columns")
 
 
 def parse_ranks(text: str) -> list[int]:
@@ -185,7 +186,7 @@ def check_writable(**files: str | None) -> None:
     for option, name in files.items():
         if name is None or (name == STDOUT and option == "json"):
             continue
-        reason = "a trace goes to a file" if name == STDOUT else why_not_writable(name)
+        reason = "it goes to a file" if name == STDOUT else why_not_writable(name)
         if reason is not None:
             raise InputError(f"--{option} {name!r}: cannot be written: {reason}")
         first = taken.setdefault(os.path.realpath(name), option)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from wagma.commands.options import check_writable, prints_table, write_text
+from wagma.errors import InputError
 from wagma.progress import Progress
 from wagma.sim.replay.compare import Difference
 from wagma.text import percent, table
@@ -40,6 +42,9 @@ def run(options: argparse.Namespace) -> int:
     from wagma.sim.replay.run import check, replay
 
     check_writable(trace=options.trace, json=options.json)
+    for option, name in (("trace", options.trace), ("json", options.json)):
+        if name not in (None, "-") and os.path.realpath(name) == os.path.realpath(options.recording):
+            raise InputError(f"--{option} {name}: is the recording itself; must be another file")
     recorded = load_trace(options.recording)
     real = recorded.header.world == "real"
     (check if real else check_simulated)(recorded)
