@@ -125,6 +125,13 @@ def test_every_float16() -> None:
     assert same(native.merge(values, np.zeros(values.size, np.float16), 0, 1), values.astype(np.float16), "float16")
 
 
+def test_a_weight_that_the_kernel_does_not_know_is_refused() -> None:
+    ones = np.ones(3, np.float32)
+    with pytest.raises(ValueError, match="merge with own_weight 2: must be 0 or 1"):
+        native.merge(ones, ones, 2, 4)
+    assert same(native.merge(None, ones, 2, 2), ones, "float32")  # nothing to merge: the model as it is
+
+
 def test_bad_arrays_are_refused() -> None:
     with pytest.raises(ValueError, match="equal in size and dtype"):
         native.reduce([np.zeros(3, np.float32), np.zeros(3)], [1])

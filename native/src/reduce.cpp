@@ -147,6 +147,9 @@ void reduce(DType dtype, const void* const* sources, int n, void* const* targets
 
 void merge_into(DType dtype, void* destination, const void* own, const void* total, int own_weight, int divisor, std::size_t count,
                 Stores stores) {
+  if (own_weight != 0 && own_weight != 1 && (total || own_weight != divisor)) {
+    throw std::invalid_argument("merge with own_weight " + std::to_string(own_weight) + ": must be 0 or 1");
+  }
   if (count == 0) return;
   const std::size_t bytes = count * item_size(dtype);
   if (!total && own_weight == divisor) {

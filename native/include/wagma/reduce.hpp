@@ -52,7 +52,7 @@ void reduce(DType dtype, const void* const* sources, int n, void* const* targets
 
 // destination (items of `dtype`) = (total + own_weight * own) / divisor, own_weight 0 or 1; 0 reads nothing of own (0 * inf would
 // poison a mean that own is not part of). `total` holds accumulators; nullptr: nothing to merge, as if it were zeros; with
-// own_weight == divisor destination = own then. destination may be own or total.
+// own_weight == divisor destination = own then. destination may be own or total. Another own_weight: std::invalid_argument.
 void merge_into(DType dtype, void* destination, const void* own, const void* total, int own_weight, int divisor, std::size_t count,
                 Stores stores = Stores::cached);
 
