@@ -23,9 +23,8 @@ def main(arguments: list[str]) -> int:
     """Run the command; returns its exit status."""
     channel, *command = arguments
     rank = next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), 0)
-    sender = Sender(
-        channel, rank
-    )  # now: ranks of other hosts notice soon when this one dies, and their own end must not be heard first
+    # Now and not at the end: ranks of other hosts notice soon when this one dies, and their own end must not be heard first.
+    sender = Sender(channel, rank)
     # The connection to the process manager is a file that the rank inherits.
     child = subprocess.Popen(command, close_fds=False)
     for number in FORWARDED:

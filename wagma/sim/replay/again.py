@@ -29,9 +29,8 @@ def check_simulated(trace: Trace) -> None:
 def compare_simulated(recorded: Trace, again: Trace) -> Replayed:
     """Every field of every record, times included. Raises Difference at the first one, by the virtual clock, that is not the same."""
     comparison = Comparison()
-    older = all(
-        start.final_digest is None for start in recorded.starts
-    )  # from before it was recorded: iterations have all models
+    # From before final digests were recorded: iterations have all models.
+    older = all(start.final_digest is None for start in recorded.starts)
     for start, other in zip(sorted(recorded.starts, key=lambda start: start.rank), again.starts, strict=True):
         for name in OF_START:
             if not (older and name == "final_digest"):
