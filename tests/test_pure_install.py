@@ -64,6 +64,12 @@ class Environment:
         assert done.returncode == 0, done.stdout[-4000:]
         return done.stdout
 
+    def pip_refuses(self, *arguments: str, **variables: str) -> str:
+        """The same where the installation has to fail."""
+        with pytest.raises(AssertionError) as caught:
+            self.pip_install(*arguments, **variables)
+        return str(caught.value)
+
     def wagma(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs the installed command, away from the checkout and with a bare environment."""
         return subprocess.run(
@@ -152,3 +158,17 @@ def test_failed_build_falls_back_to_pure(sources: Path, tmp_path: Path) -> None:
     assert "pure-Python installation" in printed
     assert environment.native_modules() == []
     assert environment.wagma("--version").returncode == 0
+
+
+@pytest.mark.long
+def test_cuda_that_is_insisted_on_does_not_fall_back(sources: Path, tmp_path: Path) -> None:
+    environment = make_environment(tmp_path / "insisting")
+    missing = str(tmp_path / "nvcc")
+    line = f"WAGMA_CUDA = ON, but {missing} cannot be run: No such file or directory"
+    for options, variables in (
+        (("-C", "wagma.cuda=ON", "-C", f"wagma.nvcc={missing}"), {}),
+        ((), {"WAGMA_CUDA": "ON", "WAGMA_NVCC": missing}),
+    ):
+        printed = environment.pip_refuses("--verbose", "--no-deps", str(sources), *options, **variables)
+        assert line in printed
+        assert "pure-Python installation" not in printed

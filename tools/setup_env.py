@@ -8,6 +8,8 @@ Environment:
     TORCH_INDEX  URL of a further package index, for torch's CPU build.
     TORCH_CUDA   1 accepts the CUDA build (several GB) on a machine without a GPU.
     CXX          the C++ compiler.
+    WAGMA_CUDA, WAGMA_CUDA_ARCHITECTURES, WAGMA_NVCC
+                 see docs/install.md; scikit-build-core reads them.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from nvcc import find_nvcc
 from progress import progress_line
 
 MINIMUM_PYTHON = (3, 11)
@@ -117,7 +120,7 @@ def cause_in_log() -> str:
         return "the disk is full"
     # The true cause comes first, before what pip and the build programs say of each other.
     vague = ("subprocess-exited-with-error", "metadata-generation-failed", "Failed to build")
-    signs = ("CMake Error", "fatal error:", " error: ", "Exception", "ERROR: ", "error: ")
+    signs = ("WAGMA_CUDA = ", "CMake Error", "fatal error:", " error: ", "Exception", "ERROR: ", "error: ")
     lines = [line for line in text.splitlines() if not any(word in line for word in vague)]
     for sign in signs:
         for line in lines:
@@ -163,11 +166,19 @@ def requirements(pyproject: dict[str, Any]) -> list[str]:
 
 def native_sources() -> list[Path]:
     """The files that the Python modules are built from."""
-    folders = ("src", "include", "bindings", "tools")
-    files = [ROOT / "native" / "CMakeLists.txt"]
+    folders = ("src", "include", "bindings", "device", "cmake", "tools")
+    files = [ROOT / "native" / "CMakeLists.txt", *(ROOT / "tools" / name for name in ("cuda_build.py", "nvcc.py"))]
     for folder in folders:
         files += (path for path in (ROOT / "native" / folder).rglob("*") if path.is_file())
     return sorted(files)
+
+
+def cuda_choice() -> list[str]:
+    """What the module for CUDA depends on beside its sources: what was asked for, and the compiler that is there."""
+    asked = [os.environ.get(name, "") for name in ("WAGMA_CUDA", "WAGMA_CUDA_ARCHITECTURES", "WAGMA_NVCC")]
+    nvcc = find_nvcc(asked[-1])
+    changed = nvcc.resolve().stat().st_mtime if nvcc is not None and nvcc.exists() else None
+    return [*asked, f"{nvcc} {changed}"]
 
 
 def read_stamp(file: Path) -> dict[str, str]:
@@ -289,6 +300,18 @@ def build_options(venv: Path, folder: str, built: str = "") -> list[str]:
     return ["--verbose", *(f"--config-settings={key}={value}" for key, value in settings.items())]
 
 
+def report_cuda(printed: str) -> None:
+    """Says what CMake and the build have printed about CUDA, if there is an nvcc that somebody may count on."""
+    nvcc = find_nvcc(os.environ.get("WAGMA_NVCC", ""))
+    if nvcc is None or os.environ.get("WAGMA_CUDA") == "OFF":
+        return
+    without = re.search(r"wagma: CUDA module without kernels: (.*)", printed)
+    if without:
+        say(f"NOTICE: the kernel was built without CUDA: {without[1]}")
+    elif found := re.search(r"wagma: (CUDA module with .*)", printed):
+        say(found[1])
+
+
 def install_wagma() -> bool:
     """The editable installation with its native modules; returns whether the kernel was built."""
     if find_compiler() is None:
@@ -299,6 +322,7 @@ def install_wagma() -> bool:
     say("building the native kernel and installing wagma")
     run_step([*editable(VENV), *build_options(VENV, "editable")], "building the native kernel")
     built = modules_built(VENV)
+    report_cuda(last_output())
     if "_native" not in built:
         say(f"NOTICE: the native kernel could not be built: {cause_in_log()}")
         say(f"NOTICE: wagma works without it, in pure Python; full log: {LOG.relative_to(ROOT)}")
@@ -316,7 +340,7 @@ def set_up() -> None:
     python = [str(ROOT), sys.version_info[:2]]
     dependencies = fingerprint([*python, needed, ROOT / "constraints.txt", here])
     tables = [pyproject["project"], pyproject["tool"]["scikit-build"]]
-    installation = fingerprint([*tables, *native_sources(), find_compiler() is None])
+    installation = fingerprint([*tables, *native_sources(), *cuda_choice(), find_compiler() is None])
 
     stamp = read_stamp(STAMP)
     usable = stamp.get("python") == repr(python) and (VENV / "bin" / "python").exists()

@@ -18,6 +18,7 @@ from setup_env import (
     ROOT,
     SetupError,
     build_options,
+    cuda_choice,
     editable,
     find_compiler,
     fingerprint,
@@ -73,7 +74,7 @@ def set_up() -> None:
     here = Path(__file__).resolve()
     environment = fingerprint([str(ROOT), sys.version_info[:2], requirement, ROOT / "constraints.txt", here])
     tables = [pyproject["project"], pyproject["tool"]["scikit-build"]]
-    installation = fingerprint([*tables, *native_sources()])
+    installation = fingerprint([*tables, *native_sources(), *cuda_choice()])
 
     stamp = read_stamp(STAMP)
     usable = stamp.get("environment") == environment and PYTHON.exists()

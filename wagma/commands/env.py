@@ -37,16 +37,31 @@ found = "available"
     "kernel_mpi": """
 import mpi4py
 mpi4py.rc.initialize = mpi4py.rc.finalize = False
-from wagma.real.kernel import mpi_native
+from wagma.real.modules import mpi_native
 mpi_native()
 found = "available"
+""",
+    "kernel_cuda": """
+import wagma._native_cuda as cuda
+found = f"not built: {cuda.why_not}" if cuda.why_not else " ".join(cuda.architectures)
+""",
+    "devices": """
+import wagma._native_cuda as cuda
+found = [f"cuda:{index} {cuda.device(index).name}" for index in range(cuda.devices())] or f"none: {cuda.why_no_device}"
 """,
     "torch_devices": """
 import torch
 found = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
 """,
 }
-NEEDS = {"mpi_library": "mpi4py", "kernel": "wagma._native", "kernel_mpi": "wagma._native_mpi", "torch_devices": "torch"}
+NEEDS = {
+    "mpi_library": "mpi4py",
+    "kernel": "wagma._native",
+    "kernel_mpi": "wagma._native_mpi",
+    "kernel_cuda": "wagma._native_cuda",
+    "devices": "wagma._native_cuda",
+    "torch_devices": "torch",
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
