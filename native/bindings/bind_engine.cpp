@@ -1,15 +1,15 @@
-// Engine, transports and what they throw, for Python. Everything that waits or copies releases the GIL: the other Python
+// Engine, models and what they throw, for Python. Everything that waits or copies releases the GIL: the other Python
 // threads of the process, ranks of a local hub among them, have to run meanwhile.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <memory>
-#include <optional>
 #include <string>
 #include <thread>
 
 #include "bindings.hpp"
+#include "device_parts.hpp"
 #include "wagma/engine.hpp"
 #include "wagma/report.hpp"
 
@@ -36,6 +36,10 @@ void translate(std::exception_ptr exception) {
     set("PeerFailed", error);
   } catch (const ProtocolError& error) {
     set("ProtocolError", error);
+  } catch (const OutOfDeviceMemory& error) {
+    set("OutOfDeviceMemory", error);
+  } catch (const DeviceError& error) {
+    set("DeviceError", error);
   } catch (const TransportError& error) {
     set("WagmaError", error);
   }
@@ -78,18 +82,52 @@ void check_like(const EngineConfig& config, const py::array& array) {
   }
 }
 
-// nullptr for None: a resident model is not handed in.
-const void* readable(const Engine& engine, const std::optional<py::array>& array) {
-  if (!array) return nullptr;
-  check_like(engine.config(), *array);
-  return array->data();
+void check_like(const EngineConfig& config, const Parts& parts) {
+  if (parts.dtype() == config.dtype && parts.count() == config.count) return;
+  raise_python("InputError", "the model has " + std::to_string(parts.count()) + " elements of " + dtype_name(parts.dtype()) +
+                                 ": the engine was made for " + std::to_string(config.count) + " of " + dtype_name(config.dtype));
 }
 
-void* writable(const Engine& engine, std::optional<py::array>& array) {
-  if (!array) return nullptr;
-  check_like(engine.config(), *array);
-  if (!array->writeable()) raise_python("InputError", "the model is read-only: the average cannot be written into it");
-  return array->mutable_data();
+// What the engine reads as `own`; nullptr for None: a resident model is not handed in.
+void* model_of(const Engine& engine, const py::object& own, bool written) {
+  if (own.is_none()) return nullptr;
+  const bool is_array = py::isinstance<py::array>(own);
+  if (!is_array && !py::isinstance<DeviceParts>(own)) {
+    raise_python("InputError", "the model is of type " + py::str(py::type::of(own)).cast<std::string>() + ": must be an array or DeviceParts");
+  }
+  if (is_array != engine.models().are_host_arrays()) {
+    raise_python("InputError", std::string("the model is ") + (is_array ? "an array in host memory" : "on a device") + ": the engine was made for " +
+                                   (is_array ? "one on a device" : "arrays in host memory"));
+  }
+  if (!is_array) {
+    auto& parts = own.cast<DeviceParts&>();
+    check_like(engine.config(), parts.parts());
+    return parts.model();
+  }
+  auto array = own.cast<py::array>();
+  check_like(engine.config(), array);
+  if (!written) return const_cast<void*>(array.data());
+  if (!array.writeable()) raise_python("InputError", "the model is read-only: the average cannot be written into it");
+  return array.mutable_data();
+}
+
+// `call` without the GIL. A device that has not ended what it was given, when its wait is given up, still reads these parts: then they stay.
+template <class Call>
+auto with_model(Engine& engine, const py::object& own, bool written, Call call) {
+  constexpr double kSettling = 0.2;  // seconds
+  void* model = model_of(engine, own, written);
+  try {
+    py::gil_scoped_release released;
+    return call(model);
+  } catch (...) {
+    bool settled = true;
+    {
+      py::gil_scoped_release released;
+      settled = engine.settled(kSettling);
+    }
+    if (!settled) own.inc_ref();
+    throw;
+  }
 }
 
 // A buffer as an array that keeps the engine, and with it the memory, alive.
@@ -97,6 +135,9 @@ py::array buffer_of(const py::object& self, int index) {
   const auto& engine = self.cast<const Engine&>();
   if (index < 0 || index >= engine.transport().buffers()) {
     raise_python("InputError", "buffer " + std::to_string(index) + ": must be from 0 to " + std::to_string(engine.transport().buffers() - 1));
+  }
+  if (!engine.models().are_host_arrays()) {
+    raise_python("InputError", "buffer " + std::to_string(index) + ": the engine's models are on a device and not in its buffers");
   }
   const EngineConfig& config = engine.config();
   const py::dtype dtype(config.dtype == DType::bfloat16 ? "uint16" : dtype_name(config.dtype));
@@ -132,11 +173,31 @@ EngineConfig make_config(int world_size, int group_size, Version sync_period, st
   return config;
 }
 
-std::unique_ptr<Engine> make_engine(const EngineConfig& config, std::shared_ptr<Transport> transport, const py::array& initial) {
+std::unique_ptr<Engine> make_engine(const EngineConfig& config, std::shared_ptr<Transport> transport, const py::array& initial,
+                                    std::shared_ptr<Models> models) {
   check_like(config, initial);
   const void* model = initial.data();
   py::gil_scoped_release released;
-  return std::make_unique<Engine>(config, std::move(transport), model);
+  return std::make_unique<Engine>(config, std::move(transport), model, std::move(models));
+}
+
+void register_models(py::module_& module) {
+  using unlocked = py::call_guard<py::gil_scoped_release>;
+  py::class_<Models, std::shared_ptr<Models>>(module, "Models", "How models get into a transport's buffers; of one engine each.")
+      .def_property_readonly("suffix", &Models::suffix, "Behind the transport's name: what models go through.");
+  module.def(
+      "device_models",
+      [](std::shared_ptr<Device> device, const EngineConfig& config, std::size_t stamp_offset) {
+        return device_models(std::move(device), config.dtype, config.count, stamp_offset, config.timeout_s);
+      },
+      py::arg("device"), py::arg("config"), py::arg("stamp_offset"), unlocked(), "Of a transport whose buffers (DeviceBuffers) are on the device.");
+  module.def(
+      "staged_models",
+      [](std::shared_ptr<Device> device, const EngineConfig& config, std::shared_ptr<Transport> transport) {
+        return staged_models(std::move(device), config.dtype, config.count, std::move(transport), config.timeout_s);
+      },
+      py::arg("device"), py::arg("config"), py::arg("transport"), unlocked(),
+      "Models on the device, of a transport whose buffers are in host memory; they are pinned if that is permitted.");
 }
 
 void register_config(py::module_& module) {
@@ -188,11 +249,12 @@ void register_engine(py::module_& module) {
   py::register_exception_translator(translate);
   register_records(module);
   register_config(module);
+  register_models(module);
   module.def("report_on", &report_on, py::arg("signal"),
              "Each engine writes a line about itself to standard error within about a second of `signal`, and who handled it before still "
              "does; once. False if it does already, or if the signal is ignored.");
   py::class_<Engine>(module, "Engine", "One rank's decision machine, buffers and progress thread.")
-      .def(py::init(&make_engine), py::arg("config"), py::arg("transport"), py::arg("initial"))
+      .def(py::init(&make_engine), py::arg("config"), py::arg("transport"), py::arg("initial"), py::arg("models") = py::none())
       .def(
           "begin_at",
           [](Engine& engine, Version begin, const py::array& initial) {
@@ -205,56 +267,43 @@ void register_engine(py::module_& module) {
           "A resumed run: the first iteration is `begin`; every rank, before any of them arrives, which the caller sees to.")
       .def(
           "arrive",
-          [](Engine& engine, Version version, const std::optional<py::array>& own) {
-            const void* model = readable(engine, own);
-            py::gil_scoped_release released;
-            return engine.arrive(version, model, check_signals);
+          [](Engine& engine, Version version, const py::object& own) {
+            return with_model(engine, own, false, [&](void* model) { return engine.arrive(version, model, check_signals); });
           },
           py::arg("version"), py::arg("own"),
           "Publish `own` (None: the resident model) for `version` and wait; after group_length > 0 exactly one of merge and "
           "copy_result has to follow.")
       .def(
           "average",
-          [](Engine& engine, Version version, std::optional<py::array> own) {
-            void* model = writable(engine, own);
-            py::gil_scoped_release released;
-            return engine.average(version, model, check_signals);
+          [](Engine& engine, Version version, const py::object& own) {
+            return with_model(engine, own, true, [&](void* model) { return engine.average(version, model, check_signals); });
           },
           py::arg("version"), py::arg("own"),
           "arrive, then copy_result at a sync, else merge by the rule of W algorithm 2 (wagma.core.averaging.merge_rule).")
       .def(
           "merge",
-          [](Engine& engine, std::optional<py::array> own, int own_weight, int divisor) {
-            void* model = writable(engine, own);
-            py::gil_scoped_release released;
-            engine.merge(model, own_weight, divisor);
+          [](Engine& engine, const py::object& own, int own_weight, int divisor) {
+            with_model(engine, own, true, [&](void* model) { engine.merge(model, own_weight, divisor, check_signals); });
           },
           py::arg("own"), py::arg("own_weight"), py::arg("divisor"), "own = (sum + own_weight * own) / divisor, in place.")
       .def(
           "copy_result",
-          [](Engine& engine, std::optional<py::array> own) {
-            void* model = writable(engine, own);
-            py::gil_scoped_release released;
-            engine.copy_result(model);
+          [](Engine& engine, const py::object& own) {
+            with_model(engine, own, true, [&](void* model) { engine.copy_result(model, check_signals); });
           },
           py::arg("own"), "own = result; at a sync the result is the mean.")
       .def(
           "retract",
-          [](Engine& engine, py::array own) {
-            std::optional<py::array> given(own);
-            void* gradient = writable(engine, given);
-            py::gil_scoped_release released;
-            return engine.retract(gradient);
+          [](Engine& engine, const py::object& own) {
+            return with_model(engine, own, true, [&](void* model) { return engine.retract(model, check_signals); });
           },
           py::arg("own"), "own += what no version has taken yet, where contributions accumulate; whether there was something.")
       .def_property_readonly("live_index", &Engine::live_index, "The buffer with the resident model.")
       .def("buffer", &buffer_of, py::arg("index"), "A buffer as an array; bfloat16 as uint16.")
       .def(
           "close",
-          [](Engine& engine, const std::optional<py::array>& model) {
-            const void* last = readable(engine, model);
-            py::gil_scoped_release released;
-            engine.close(check_signals, last);
+          [](Engine& engine, const py::object& model) {
+            with_model(engine, model, false, [&](void* last) { engine.close(check_signals, last); });
           },
           py::arg("model") = py::none(), "Serve the other ranks until all have closed.")
       .def("abort", &Engine::abort, py::arg("message"), py::call_guard<py::gil_scoped_release>(),

@@ -1,14 +1,15 @@
-// The application's side of the engine; what both threads do in turns is in engine_drive.cpp.
+// The application's side of the engine: arriving and the end. What both threads do in turns is in engine_drive.cpp, what becomes of models in
+// engine_models.cpp.
 #include "wagma/engine.hpp"
 
 #include <algorithm>
-#include <cstring>
+#include <mutex>
 #include <utility>
 
 #include "cache.hpp"
 #include "clock.hpp"
 #include "drive_until.hpp"
-#include "wagma/digest.hpp"
+#include "keep.hpp"
 #include "wagma/report.hpp"
 
 namespace wagma {
@@ -16,6 +17,12 @@ namespace wagma {
 namespace {
 
 constexpr double kLongestTimeout = 1e7;  // seconds; more would overflow nothing but makes no sense
+constexpr double kSettling = 1.0;        // seconds for a device to end what it was given
+
+// What a group's reduction reads and writes.
+std::size_t working_set(const EngineConfig& config) {
+  return 2 * static_cast<std::size_t>(config.schedule.group_size) * config.count * item_size(config.dtype);
+}
 
 }  // namespace
 
@@ -32,9 +39,10 @@ void EngineConfig::check() const {
 
 int EngineConfig::buffers() const { return Machine(0, schedule, merge_once, resident).buffers(); }
 
-Engine::Engine(const EngineConfig& config, std::shared_ptr<Transport> transport, const void* initial)
+Engine::Engine(const EngineConfig& config, std::shared_ptr<Transport> transport, const void* initial, std::shared_ptr<Models> models)
     : config_((config.check(), config)),
       transport_(std::move(transport)),
+      models_(models ? std::move(models) : host_models(config.dtype, config.count, stores_for(working_set(config)))),
       rank_(transport_->rank()),
       machine_(rank_, config.schedule, config.merge_once, config.resident),
       last_sign_(Clock::now()),
@@ -49,22 +57,37 @@ Engine::Engine(const EngineConfig& config, std::shared_ptr<Transport> transport,
                                 std::to_string(transport_->buffer_bytes()) + " bytes: must be " +
                                 std::to_string(machine_.buffers()) + " of " + std::to_string(config.buffer_bytes()));
   }
-  fill(machine_, initial);
+  if (config.resident && !models_->are_host_arrays()) {
+    throw std::invalid_argument("resident = True: must be False for a model on a device");
+  }
+  try {
+    fill(machine_, initial);
+  } catch (...) {
+    keep_what_moves();
+    throw;
+  }
   thread_ = Thread(&Engine::run, this);
 }
 
 Engine::~Engine() {
   if (thread_.joinable()) abort("the engine was dropped without being closed");
+  keep_what_moves();
 }
 
-Stores Engine::stores() const {
-  return stores_for(2 * static_cast<std::size_t>(config_.schedule.group_size) * config_.count * item_size(config_.dtype));
+// What a device has not ended it may still write, and the driver may fail, or wait for ever, where its memory is given back.
+void Engine::keep_what_moves() {
+  if (models_->settled(kSettling)) return;
+  keep(transport_);
+  keep(models_);
 }
 
 // The model that the machine's run begins with, wherever it has to be.
 void Engine::fill(const Machine& machine, const void* initial) {
   for (const int buffer : {machine.published(), config_.resident ? machine.live() : static_cast<int>(kNone)}) {
-    if (buffer != kNone) std::memcpy(transport_->buffer(buffer), initial, config_.count * item_size(config_.dtype));
+    if (buffer == kNone) continue;
+    models_->fill(transport_->buffer(buffer), initial, machine.schedule().begin - 1);
+    std::lock_guard lock(mutex_);
+    stamps_[buffer] = machine.schedule().begin - 1;
   }
 }
 
@@ -106,36 +129,8 @@ int Engine::live_buffer(const Tick& tick) {
 
 Outcome Engine::arrive(Version version, const void* own, const Tick& tick) { return arrive_with(version, own, nullptr, tick); }
 
-// Publishes and, where `model` is given (the caller drives), lets the transport copy out of it, if this arrival starts the version.
-void Engine::publish(Version version, const void* own, int live, std::byte* model) {
-  const std::size_t bytes = config_.count * item_size(config_.dtype);
-  std::byte* buffer = transport_->buffer(live);
-  if (own && !model) copy(buffer, own, bytes, stores());
-  IterationRecord record;
-  record.iteration = version;
-  if (config_.digests) record.published_digest = record.model_digest = digest(buffer, bytes);
-  bool filled = true;
-  auto late = Clock::duration::zero();
-  {
-    std::lock_guard lock(mutex_);
-    late = lateness(version);
-    model_ = model;
-    record.arrival_ns = now_ns();  // under the lock, so that its order with starts is the order that decided `fresh`
-    apply(machine_.arrive(version), true);
-    iteration_ = record;
-    since_ = last_sign_ = Clock::now();
-    filled = std::exchange(model_, nullptr) == nullptr;
-  }
-  transport_->note_lateness(late);
-  // Not started: what is published has to be whole before the turn is over.
-  if (!filled) copy(buffer, own, bytes, stores());
-}
-
 Outcome Engine::arrive_with(Version version, const void* own, std::byte* model, const Tick& tick) {
-  const std::size_t bytes = config_.count * item_size(config_.dtype);
-  if ((own == nullptr) != config_.resident) {
-    throw ProtocolError("rank " + std::to_string(rank_) + ": a model is handed in unless it is resident");
-  }
+  require_model(own);
   const int live = live_buffer(tick);
   if (live == kNone) {
     std::lock_guard lock(mutex_);
@@ -150,14 +145,14 @@ Outcome Engine::arrive_with(Version version, const void* own, std::byte* model, 
     if (version < machine_.next_version()) model = nullptr;  // late: it may be read at any time once it is published
   }
   if (!model) turn.reset();  // copying a large model takes long, and nobody would answer for this rank meanwhile
-  publish(version, own, live, model);
+  publish(version, own, live, model, tick);
   if (model) {
     try {
       drive(tick, false, ready);
     } catch (...) {
       // The caller's array may be half averaged, and must not be touched any more. What was published is whole, at last now.
       // Where nothing was begun (a failure came first), the array was not touched and nothing is published.
-      if (transport_->withdraw()) copy(model, transport_->buffer(live), bytes, stores());
+      if (transport_->withdraw()) models_->take(model, transport_->buffer(live));
       throw;
     }
     turn.reset();
@@ -175,7 +170,7 @@ Outcome Engine::arrive_with(Version version, const void* own, std::byte* model, 
     const int now_live = config_.resident ? machine_.live() : kNone;
     finish_iteration();
     lock.unlock();
-    if (now_live != kNone) copy(transport_->buffer(now_live), transport_->buffer(completed.own), bytes, stores());
+    if (now_live != kNone) models_->take(transport_->buffer(now_live), transport_->buffer(completed.own));
     return {complete.fresh, kNone, 0};
   }
   merging_ = completed;
@@ -186,94 +181,15 @@ Outcome Engine::arrive_with(Version version, const void* own, std::byte* model, 
 Outcome Engine::average(Version version, void* own, const Tick& tick) {
   const bool means = config_.mean_when_fresh || config_.schedule.is_sync(version);
   const std::size_t members = config_.schedule.is_sync(version) ? config_.schedule.world_size : config_.schedule.group_size;
-  const bool direct = means && own && !config_.digests && transport_->takes_models(members);
+  const bool direct = means && own && !config_.digests && models_->are_host_arrays() && transport_->takes_models(members);
   const Outcome outcome = arrive_with(version, own, direct ? static_cast<std::byte*>(own) : nullptr, tick);
   if (outcome.group_length == 0) return outcome;
   if (config_.schedule.is_sync(version)) {
-    copy_result(own);
+    copy_result(own, tick);
   } else {
-    merge(own, !outcome.fresh, outcome.group_length + !outcome.fresh);
+    merge(own, !outcome.fresh, outcome.group_length + !outcome.fresh, tick);
   }
   return outcome;
-}
-
-// -- merging ------------------------------------------------------------------------------------------------------------
-
-const std::byte* Engine::begin_merge(const char* call) {
-  if (!merging_) throw ProtocolError("rank " + std::to_string(rank_) + ": " + call + " without a result");
-  const std::byte* result = transport_->buffer(merging_->complete.buffer);
-  if (config_.digests) {  // now: the result may become the model
-    const std::size_t item = merging_->result.finished ? item_size(config_.dtype) : accumulator_size(config_.dtype);
-    iteration_.merged_digest = digest(result, config_.count * item);
-  }
-  return result;
-}
-
-std::byte* Engine::destination(void* own) {
-  if (!config_.resident) return static_cast<std::byte*>(own);
-  return static_cast<std::byte*>(live());
-}
-
-void Engine::merge(void* own, int own_weight, int divisor) {
-  if (merging_ && merging_->result.finished) {  // what was asked for is there already
-    if (own_weight != 0 || divisor != merging_->result.divisor) {
-      throw ProtocolError("rank " + std::to_string(rank_) + ": (sum + " + std::to_string(own_weight) + " * own) / " +
-                          std::to_string(divisor) + " of a fresh contribution: with mean_when_fresh it is sum / " +
-                          std::to_string(merging_->result.divisor));
-    }
-    copy_result(own);
-    return;
-  }
-  const std::byte* result = begin_merge("merge");
-  std::byte* model = destination(own);
-  const void* published = config_.resident ? transport_->buffer(merging_->own) : own;
-  merge_into(config_.dtype, model, published, result, own_weight, divisor, config_.count, stores());
-  finish_merge(model);
-}
-
-void Engine::copy_result(void* own) {
-  const std::byte* result = begin_merge("copy_result");
-  std::byte* model = destination(own);
-  if (!merging_->result.finished) {
-    merge_into(config_.dtype, model, nullptr, result, 0, 1, config_.count, stores());
-  } else if (model != result && !merging_->result.in_model) {  // else averaging is a change of role, or done
-    copy(model, result, config_.count * item_size(config_.dtype), stores());
-  }
-  finish_merge(model);
-}
-
-void Engine::finish_merge(const void* model) {
-  if (config_.digests) iteration_.model_digest = digest(model, config_.count * item_size(config_.dtype));
-  merging_.reset();
-  std::lock_guard lock(mutex_);
-  apply(machine_.merge_done());
-  finish_iteration();
-  since_ = Clock::now();
-  merging_pending_ = false;
-}
-
-void* Engine::live() { return transport_->buffer(live_index()); }
-
-int Engine::live_index() {
-  std::lock_guard lock(mutex_);
-  if (!config_.resident || machine_.live() == kNone) {
-    throw ProtocolError("rank " + std::to_string(rank_) + ": no model of the application is in the buffers");
-  }
-  return machine_.live();
-}
-
-bool Engine::retract(void* own) {
-  std::optional<Retracted> retracted;
-  {
-    std::lock_guard lock(mutex_);
-    require_running();
-    for (const Output& output : machine_.retract()) retracted = std::get<Retracted>(output);
-  }
-  if (!retracted) return false;
-  add_into(config_.dtype, own, transport_->buffer(retracted->buffer), config_.count);
-  std::lock_guard lock(mutex_);
-  apply(machine_.merge_done());
-  return true;
 }
 
 // -- the end ------------------------------------------------------------------------------------------------------------
@@ -283,7 +199,7 @@ void Engine::close(const Tick& tick, const void* model) {
     const int live = live_buffer(tick);
     const bool syncs = config_.schedule.sync_period != 0;
     if (syncs && !model) throw ProtocolError("rank " + std::to_string(rank_) + ": close without the model for the syncs that are left");
-    if (syncs && live != kNone) copy(transport_->buffer(live), model, config_.count * item_size(config_.dtype), stores());
+    if (syncs && live != kNone) publish_last(live, model, tick);
   }
   {
     std::lock_guard lock(mutex_);
@@ -355,7 +271,8 @@ Engine::Begun Engine::begun_of(const Start& start) {
   const bool mean = sync || (config_.mean_when_fresh && fresh && !config_.digests);
   const int divisor = mean ? static_cast<int>(record.members.size()) : 1;
   std::byte* model = fresh && mean && divisor != 1 ? std::exchange(model_, nullptr) : nullptr;
-  return {start, std::move(record), {divisor, sync || divisor != 1}, model, !fresh && machine_.arrived() < config_.schedule.previous(start.version)};
+  const Version stamp = start.buffer == kNone ? kNone : stamps_[start.buffer];
+  return {start, std::move(record), {divisor, sync || divisor != 1}, stamp, model, !fresh && machine_.arrived() < config_.schedule.previous(start.version)};
 }
 
 // How long after the end of the version, which has begun without the application, this one comes for it. Who comes while it goes on is not

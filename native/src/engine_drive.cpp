@@ -8,7 +8,6 @@
 
 #include "clock.hpp"
 #include "drive_until.hpp"
-#include "wagma/digest.hpp"
 
 namespace wagma {
 
@@ -47,10 +46,17 @@ bool Engine::guarded_serve() {
     stop_with(std::current_exception());  // whoever failed has told everyone
   } catch (const Aborted&) {
     stop_with(std::current_exception());
-  } catch (const std::exception& error) {
-    const auto failure = std::current_exception();
+  } catch (...) {
+    std::exception_ptr failure;
+    std::string message;
     try {
-      tell_peers(error.what());
+      rethrow_named(running_ ? "version " + std::to_string(running_->start.version) : "between versions");
+    } catch (const std::exception& error) {
+      failure = std::current_exception();
+      message = error.what();
+    }
+    try {
+      tell_peers(message);
     } catch (const std::exception&) {
       // The first error is the one to report; the transport is likely its cause.
     }
@@ -86,7 +92,7 @@ void Engine::begin(const Begun& begun) {
   if (begun.behind) transport_->note_lateness(Clock::duration::max());
   const std::byte* contribution = begun.start.buffer == kNone ? nullptr : transport_->buffer(begun.start.buffer);
   if (config_.digests && contribution) {
-    running_->record.contribution_digest = digest(contribution, config_.count * item_size(config_.dtype));
+    running_->record.contribution_digest = models_->digest(contribution, config_.count * item_size(config_.dtype));
   }
   Execution execution;
   execution.version = begun.start.version;
@@ -95,6 +101,7 @@ void Engine::begin(const Begun& begun) {
   execution.index = static_cast<int>(own - execution.members.begin());
   execution.contribution = contribution;
   execution.target = transport_->buffer(begun.start.target);
+  execution.stamp = begun.stamp;
   execution.count = config_.count;
   execution.dtype = config_.dtype;
   execution.divisor = begun.result.divisor;
@@ -123,12 +130,11 @@ bool Engine::advance_execution() {
   Result& result = running_->result;
   result.in_model = progress.in_model;
   if (progress.summed && result.finished && result.divisor == 1) {  // a sync of one rank: what it gets by divisor 1 is a raw sum
-    std::byte* target = transport_->buffer(running_->start.target);
-    merge_into(config_.dtype, target, nullptr, target, 0, 1, config_.count);
+    models_->finish(transport_->buffer(running_->start.target), record.version);
   }
   if (progress.summed && config_.digests) {
     const std::size_t item = result.finished ? item_size(config_.dtype) : accumulator_size(config_.dtype);
-    record.sum_digest = digest(transport_->buffer(running_->start.target), config_.count * item);
+    record.sum_digest = models_->digest(transport_->buffer(running_->start.target), config_.count * item);
   }
   // Both events in one scope: an arrival between them would find the version executed and the next one not started, although
   // nothing is left to wait for, and start a version itself that was ready before it came.
@@ -139,6 +145,7 @@ bool Engine::advance_execution() {
     record.sequence = sequence_++;
     result_ = running_->result;
     completed_at_ = last_sign_;
+    stamps_[running_->start.target] = record.version;
     apply(machine_.exec_done(record.version));
   }
   if (progress.released) {

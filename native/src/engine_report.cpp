@@ -87,13 +87,15 @@ std::string Engine::standing() {
   std::lock_guard lock(mutex_);
   std::ostringstream text;
   text.precision(3);
-  text << "rank " << rank_ << " of " << transport_->world_size() << " (" << transport_->name() << "): ";
+  text << "rank " << rank_ << " of " << transport_->world_size() << " (" << transport_->name() << models_->suffix() << "): ";
   const auto named = [&](Version version) {
     return "version " + std::to_string(version) + (config_.schedule.is_sync(version) ? ", a sync," : "");
   };
   const Version waiting = machine_.waiting(), next = machine_.next_version(), arrived = machine_.arrived();
   const double since = seconds_since(since_);
-  if (machine_.closed()) {
+  if (moving_) {
+    text << "waits in iteration " << moving_->iteration << " for its device, which has not " << moving_->what << " for " << since << " s";
+  } else if (machine_.closed()) {
     text << "closed after version " << or_none(arrived);
     if (closing_ && !finished_ && !finishing_) text << ", and has served the others, who have not all closed, for " << since << " s";
   } else if (waiting != kNone) {
@@ -125,7 +127,7 @@ std::string Engine::standing() {
 // Whether something is due that does not come: only then silence means anything. A rank that computes owes nobody anything until a sync
 // waits for it.
 bool Engine::is_pending() {
-  return machine_.waiting() != kNone || machine_.executing() != kNone || machine_.activated() >= machine_.next_version() ||
+  return moving_ || machine_.waiting() != kNone || machine_.executing() != kNone || machine_.activated() >= machine_.next_version() ||
          (closing_ && !finished_);
 }
 

@@ -42,23 +42,65 @@ inline EngineConfig config_of(int world_size, int group_size, Version sync_perio
   return config;
 }
 
+// A model of the application's: of float64, wherever it is.
+class Model {
+ public:
+  virtual ~Model() = default;
+  virtual void* own() = 0;  // what an engine is handed
+  virtual void set(const std::vector<double>& values) = 0;
+  virtual std::vector<double> values() = 0;
+};
+
+// In which memory the ranks of one run have their models, and how they reach each other there.
+class Setting {
+ public:
+  virtual ~Setting() = default;
+  virtual std::unique_ptr<Engine> engine(const EngineConfig& config, int rank, const void* initial) = 0;
+  virtual std::unique_ptr<Model> model(int rank, const std::vector<double>& values) = 0;
+};
+using MakeSetting = std::function<std::unique_ptr<Setting>(const EngineConfig&)>;
+
+class HostModel final : public Model {
+ public:
+  explicit HostModel(const std::vector<double>& values) : values_(values) {}
+  void* own() override { return values_.data(); }
+  void set(const std::vector<double>& values) override { values_ = values; }
+  std::vector<double> values() override { return values_; }
+
+ private:
+  std::vector<double> values_;
+};
+
+class HostSetting final : public Setting {
+ public:
+  explicit HostSetting(const EngineConfig& config) : hub_(config.schedule.world_size) {}
+  std::unique_ptr<Engine> engine(const EngineConfig& config, int rank, const void* initial) override {
+    return std::make_unique<Engine>(config, hub_.transport(rank, config.buffers(), config.buffer_bytes()), initial);
+  }
+  std::unique_ptr<Model> model(int, const std::vector<double>& values) override { return std::make_unique<HostModel>(values); }
+
+ private:
+  LocalHub hub_;
+};
+
+inline std::unique_ptr<Setting> on_host(const EngineConfig& config) { return std::make_unique<HostSetting>(config); }
+
 // Errors by rank, "" for none. `body` gets the rank and its engine, whose initial model is `initial(rank)` everywhere.
-inline std::vector<std::string> run_ranks(const EngineConfig& config, const std::function<double(int)>& initial,
-                                          const std::function<void(int, Engine&)>& body) {
+inline std::vector<std::string> run_in(Setting& setting, const EngineConfig& config, const std::function<double(int)>& initial,
+                                       const std::function<void(int, Engine&)>& body) {
   const int world_size = config.schedule.world_size;
-  const auto hub = std::make_shared<LocalHub>(world_size);
   std::vector<std::string> errors(world_size);
   std::vector<std::thread> threads;
   for (int rank = 0; rank < world_size; ++rank) {
     threads.emplace_back([&, rank] {
       try {
         const std::vector<double> model(config.count, initial(rank));
-        Engine engine(config, hub->transport(rank, config.buffers(), config.buffer_bytes()), model.data());
+        const auto engine = setting.engine(config, rank, model.data());
         try {
-          body(rank, engine);
+          body(rank, *engine);
         } catch (const std::exception& error) {
           errors[rank] = error.what();
-          engine.abort(error.what());
+          engine->abort(error.what());
         }
       } catch (const std::exception& error) {
         errors[rank] = error.what();
@@ -67,6 +109,12 @@ inline std::vector<std::string> run_ranks(const EngineConfig& config, const std:
   }
   for (auto& thread : threads) thread.join();
   return errors;
+}
+
+inline std::vector<std::string> run_ranks(const EngineConfig& config, const std::function<double(int)>& initial,
+                                          const std::function<void(int, Engine&)>& body) {
+  HostSetting setting(config);
+  return run_in(setting, config, initial, body);
 }
 
 // Runs the named tests; the exit status for main.

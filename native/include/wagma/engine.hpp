@@ -11,6 +11,7 @@
 //   merging    read by the application between Complete and merge_done
 #pragma once
 
+#include <array>
 #include <deque>
 #include <exception>
 #include <functional>
@@ -20,6 +21,7 @@
 #include <vector>
 
 #include "wagma/concurrency.hpp"
+#include "wagma/models.hpp"
 #include "wagma/protocol.hpp"
 #include "wagma/records.hpp"
 #include "wagma/transport.hpp"
@@ -55,8 +57,9 @@ class Engine {
   // Called every few dozen milliseconds while the application waits; what it throws ends the wait (Python: Ctrl-C).
   using Tick = std::function<void()>;
 
-  // `initial` holds config.count elements: the model with stamp schedule.begin - 1.
-  Engine(const EngineConfig& config, std::shared_ptr<Transport> transport, const void* initial);
+  // `initial` holds config.count elements in host memory: the model with stamp schedule.begin - 1. `models` says what `own` is below, and how
+  // it gets into the transport's buffers; nullptr: arrays in host memory.
+  Engine(const EngineConfig& config, std::shared_ptr<Transport> transport, const void* initial, std::shared_ptr<Models> models = nullptr);
   ~Engine();  // an engine that was not closed is aborted: it never waits for peers
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -71,14 +74,14 @@ class Engine {
   // The same and what follows: copy_result at a sync, else the rule of W algorithm 2, sum / |G| fresh and (sum + own) / (|G| + 1) late.
   Outcome average(Version version, void* own, const Tick& tick = {});
   // own = (result + own_weight * own) / divisor; with mean_when_fresh that is the rule of W algorithm 2, and no other is allowed.
-  void merge(void* own, int own_weight, int divisor);
+  void merge(void* own, int own_weight, int divisor, const Tick& tick = {});
   // own = result; at a sync the result is the mean.
-  void copy_result(void* own);
+  void copy_result(void* own, const Tick& tick = {});
   // The application's buffer, where the model is resident; another one after each arrive and merge or copy_result.
   void* live();
   int live_index();
   // Where contributions accumulate: own += what no version has taken yet, before each arrive. Returns whether there was something.
-  bool retract(void* own);
+  bool retract(void* own, const Tick& tick = {});
 
   // The application will not arrive again. Serves the other ranks until all have closed; the limit counts from the last sign
   // of life of the run. After a CollectiveTimeout it may be called again. `model`: where contributions accumulate and there are
@@ -88,9 +91,13 @@ class Engine {
   void abort(const std::string& message);
 
   Records take_records();
+  // Whether no device works any more on what this engine was handed; waits for it for so long. Otherwise (a wait that was ended: by its limit,
+  // by Ctrl-C, by a peer's failure) neither the tensors nor their Parts may be freed.
+  bool settled(double limit_s) noexcept { return models_->settled(limit_s); }
   int rank() const { return rank_; }
   const EngineConfig& config() const { return config_; }
   const Transport& transport() const { return *transport_; }
+  const Models& models() const { return *models_; }
 
  private:
   struct Aborted : ProtocolError {  // by this rank itself
@@ -115,6 +122,7 @@ class Engine {
     Start start;
     ExecutionRecord record;
     Result result;
+    Version stamp = kNone;       // of what lies in the contribution's buffer
     std::byte* model = nullptr;  // the application's array, which the transport takes the contribution from
     bool behind = false;         // nor has this rank arrived for the version before
   };
@@ -127,15 +135,28 @@ class Engine {
   void require_running() const;
   Clock::duration lateness(Version version) const;
 
+  struct Moving {  // what a device has been given to do, and for which of the application's iterations
+    const char* what;
+    Version iteration;
+  };
+
   // Of the application (engine.cpp):
   void fill(const Machine& machine, const void* initial);
   int live_buffer(const Tick& tick);
   Outcome arrive_with(Version version, const void* own, std::byte* model, const Tick& tick);
-  void publish(Version version, const void* own, int live, std::byte* model);
-  const std::byte* begin_merge(const char* call);
-  std::byte* destination(void* own);
+  // Of the application, with its models (engine_models.cpp):
+  void require_model(const void* own) const;
+  void publish(Version version, const void* own, int live, std::byte* model, const Tick& tick);
+  const std::byte* begin_merge(const char* call, const void* own);
+  void* destination(void* own);
   void finish_merge(const void* model);
-  Stores stores() const;
+  void publish_last(int live, const void* model, const Tick& tick);
+  template <class Work>
+  void move(const Moving& moving, const Tick& tick, Work work);
+  void nap_until_moved(const Moving& moving, const Tick& tick);
+  std::uint64_t digest_own(const void* own, Version iteration);
+  [[noreturn]] void rethrow_named(const std::string& about) const;
+  void keep_what_moves();
 
   // Driving (engine_drive.cpp). Whoever calls these holds drive_.
   class Turn;
@@ -163,6 +184,7 @@ class Engine {
 
   const EngineConfig config_;
   const std::shared_ptr<Transport> transport_;
+  const std::shared_ptr<Models> models_;
   const int rank_;
 
   // The right to drive: to call the transport, but for sleep and wake. Without it both threads would begin the same execution, or take an
@@ -185,6 +207,8 @@ class Engine {
   std::optional<Completed> complete_;  // for the application
   Result result_;                     // the newest one
   std::byte* model_ = nullptr;        // the application's array: what it arrives with has yet to be copied out of it
+  std::array<Version, kBuffers> stamps_{};  // of what lies in each buffer as a model; others know of it what the transport tells them
+  std::optional<Moving> moving_;      // what the application's device has to do, also if it was given up; only the application writes it
   std::exception_ptr failure_;        // why the engine has stopped; rethrown to the application
   std::optional<std::string> abort_;  // the application gives up, with this message
   bool closing_ = false;              // the application has closed

@@ -32,6 +32,7 @@ struct Execution {
   int index = 0;  // of this rank among the members
   const std::byte* contribution = nullptr;  // elements of `dtype`; nullptr: the null contribution, zeros
   std::byte* target = nullptr;
+  Version stamp = -1;  // of what lies in `contribution`: the version that it was published for, or a sync's if it is that one's mean
   std::size_t count = 0;
   DType dtype = DType::float32;
   // 1: the target receives the raw sum, in the accumulation type. Else sum / divisor, rounded once to `dtype`: a finished model, at
