@@ -1,9 +1,14 @@
 // Transports for Python, but for MPI's (module_mpi.cpp): threads of this process, and processes of one machine.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "bindings.hpp"
+#include "wagma/transport_device.hpp"
 #include "wagma/transport_local.hpp"
 #include "wagma/transport_node.hpp"
 
@@ -37,6 +42,8 @@ void register_transport(py::module_& module) {
       .def_property_readonly("world_size", &LocalHub::world_size)
       .def("transport", &LocalHub::transport, py::arg("rank"), py::arg("buffers"), py::arg("buffer_bytes"), unlocked(),
            "The transport of `rank`; each can be had once.")
+      .def("device_transport", &LocalHub::device_transport, py::arg("rank"), py::arg("own"), py::arg("addresses"), unlocked(),
+           "The same with buffers on devices: this rank's own ones, and where all ranks' are.")
       .def("fail", &LocalHub::fail, py::arg("rank"), py::arg("message"), unlocked(),
            "Every rank's engine stops with PeerFailed, which names `rank`.");
   py::class_<Node, std::shared_ptr<Node>>(module, "Node", "What the ranks of one run share when they are processes of one machine.")
@@ -51,5 +58,13 @@ void register_transport(py::module_& module) {
           [](const std::shared_ptr<Node>& node, int rank) -> std::shared_ptr<Transport> {
             return std::make_shared<NodeTransport>(node, rank);
           },
-          py::arg("rank"), unlocked(), "That of `rank`, whose memory is reserved here; once for each rank.");
+          py::arg("rank"), unlocked(), "That of `rank`, whose memory is reserved here; once for each rank.")
+      .def(
+          "device_transport",
+          [](const std::shared_ptr<Node>& node, int rank, std::shared_ptr<DeviceBuffers> own,
+             const std::vector<std::string>& addresses) -> std::shared_ptr<Transport> {
+            return std::make_shared<DeviceNodeTransport>(node, rank, std::move(own), addresses);
+          },
+          py::arg("rank"), py::arg("own"), py::arg("addresses"), unlocked(),
+          "That of `rank` with buffers on devices: its own ones, and where all ranks' are. Of a node without buffers.");
 }

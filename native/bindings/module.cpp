@@ -7,8 +7,10 @@
 PYBIND11_MODULE(_native, module) {
   module.doc() = "The C++ kernel of wagma.";
   module.attr("__version__") = wagma::version();
+  register_device(module);
   register_transport(module);
   register_engine(module);
   register_protocol(module);
   register_reduce(module);
+  register_emulated(module);
 }

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "wagma/node.hpp"
@@ -25,10 +27,21 @@ extern std::uint64_t averaged_directly;
 
 inline std::size_t elements(int chunks) { return (chunks - 1) * kChunkElements + 8; }
 
+// Where the buffers of all ranks begin, and how much of one a chunk is.
+struct Layout {
+  int ranks, buffers;
+  std::function<std::byte*(int rank, int buffer)> at;
+  std::size_t chunk_bytes = kChunkElements * sizeof(float);
+
+  static Layout of(std::shared_ptr<Node> node) {
+    return {node->plan().world_size, node->plan().buffers, [node](int rank, int buffer) { return node->buffer(rank, buffer); }};
+  }
+};
+
 class Board {
  public:
   // One at a time, which the kernel's functions on data (model/data.cpp) use.
-  Board(std::shared_ptr<Node> node, bool roles_known);
+  Board(const Layout& layout, bool roles_known);
   static Board& present();
 
   // Where the roles of buffers are known (the model of the transport alone): until `leave`, contribution and target of the rank.
@@ -41,17 +54,19 @@ class Board {
   std::uint64_t read(const std::byte* at, int chunks);
   void reduce(const void* const* sources, int n, void* const* targets, int m);
   static std::uint64_t added(std::uint64_t sum, std::uint64_t content) { return (sum ^ content) * 0x100000001B3u + content % 1009; }
-  bool holds(const void* at) const;
+  bool holds(const void* at) const { return find(at).has_value(); }
+  int chunks_of(std::size_t bytes) const { return static_cast<int>((bytes + layout_.chunk_bytes - 1) / layout_.chunk_bytes); }
 
  private:
   struct Place {
     int rank, buffer, chunk;
   };
+  std::optional<Place> find(const void* at) const;
   Place place(const void* at) const;
-  Atomic<std::uint64_t>& word(const Place& place) { return words_[(place.rank * node_->plan().buffers + place.buffer) * kChunks + place.chunk]; }
+  Atomic<std::uint64_t>& word(const Place& place) { return words_[(place.rank * layout_.buffers + place.buffer) * kChunks + place.chunk]; }
   void show(int rank);
 
-  const std::shared_ptr<Node> node_;
+  const Layout layout_;
   std::unique_ptr<Atomic<std::uint64_t>[]> words_;
   const bool roles_known_;
   std::vector<Version> entered_;  // kNone: not in a version

@@ -47,32 +47,31 @@ std::uint64_t averaged_directly = 0;
 
 void pretend_cores(int cores) { cores_known = cores; }
 
-Board::Board(std::shared_ptr<Node> node, bool roles_known) : node_(std::move(node)), roles_known_(roles_known) {
-  const Node::Plan& plan = node_->plan();
-  words_ = std::make_unique<Atomic<std::uint64_t>[]>(plan.world_size * plan.buffers * kChunks);
-  entered_.assign(plan.world_size, -1);
-  contribution_ = target_ = written_ = std::vector<int>(plan.world_size, 0);
+Board::Board(const Layout& layout, bool roles_known) : layout_(layout), roles_known_(roles_known) {
+  words_ = std::make_unique<Atomic<std::uint64_t>[]>(layout_.ranks * layout_.buffers * kChunks);
+  entered_.assign(layout_.ranks, -1);
+  contribution_ = target_ = written_ = std::vector<int>(layout_.ranks, 0);
   board = this;
 }
 
 Board& Board::present() { return *board; }
 
-bool Board::holds(const void* at) const {
-  const std::byte* begin = node_->segment().data();
-  return at >= begin && at < begin + node_->segment().size();
+std::optional<Board::Place> Board::find(const void* at) const {
+  for (int rank = 0; rank < layout_.ranks; ++rank) {
+    for (int buffer = 0; buffer < layout_.buffers; ++buffer) {
+      const auto offset = static_cast<const std::byte*>(at) - layout_.at(rank, buffer);
+      if (offset < 0 || static_cast<std::size_t>(offset) >= kChunks * layout_.chunk_bytes) continue;
+      claim(offset % layout_.chunk_bytes == 0, "a chunk that does not begin where one begins");
+      return Place{rank, buffer, static_cast<int>(static_cast<std::size_t>(offset) / layout_.chunk_bytes)};
+    }
+  }
+  return std::nullopt;
 }
 
 Board::Place Board::place(const void* at) const {
-  const Node::Plan& plan = node_->plan();
-  for (int rank = 0; rank < plan.world_size; ++rank) {
-    for (int buffer = 0; buffer < plan.buffers; ++buffer) {
-      const auto offset = static_cast<const std::byte*>(at) - node_->buffer(rank, buffer);
-      if (offset < 0 || static_cast<std::size_t>(offset) >= plan.buffer_bytes) continue;
-      claim(offset % (kChunkElements * sizeof(float)) == 0, "a chunk that does not begin where one begins");
-      return {rank, buffer, static_cast<int>(static_cast<std::size_t>(offset) / (kChunkElements * sizeof(float)))};
-    }
-  }
-  violated("a pointer into no buffer");
+  const auto found = find(at);
+  claim(found.has_value(), "a pointer into no buffer");
+  return *found;
 }
 
 void Board::show(int rank) {
@@ -152,7 +151,7 @@ void reduce(DType, const void* const* sources, int n, void* const* targets, cons
 
 // The application publishes (into a buffer), or takes a finished mean (out of one): of float32.
 void copy(void* destination, const void* source, std::size_t bytes, Stores) {
-  const int chunks = static_cast<int>((bytes / sizeof(float) + check::kChunkElements - 1) / check::kChunkElements);
+  const int chunks = board->chunks_of(bytes);
   const bool into = board->holds(destination), from = board->holds(source);
   const std::uint64_t content = from ? board->read(static_cast<const std::byte*>(source), chunks) : *static_cast<const std::uint64_t*>(source);
   if (into) {

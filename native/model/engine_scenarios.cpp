@@ -7,9 +7,11 @@
 
 #include "board.hpp"
 #include "futex.hpp"
+#include "model_device.hpp"
 #include "scenarios.hpp"
 #include "scheduler.hpp"
 #include "wagma/engine.hpp"
+#include "wagma/transport_device.hpp"
 #include "wagma/transport_node.hpp"
 
 namespace wagma::check {
@@ -31,6 +33,7 @@ struct Plot {
   bool mean_when_fresh = false;
   bool averages = false;  // by Engine::average, which may take the application's array itself
   int gives_up = -1;      // in version 1 this rank's wait is interrupted by its tick, if it comes so far
+  bool on_devices = false;  // buffers are
 };
 
 struct GivenUp {};
@@ -49,10 +52,15 @@ class World {
     config.timeout_s = 1e6;
     config.watchdog_s = 0;
     const int ranks = plot.schedule.world_size;
-    const auto node = Node::in_process({ranks, config.buffers(), kChunks * kChunkElements * sizeof(float)});
-    new Board(node, false);
     returned_ = std::make_unique<Atomic<std::uint32_t>[]>(ranks);
     arrays_.assign(ranks, std::vector<std::uint64_t>(array_words(plot.chunks)));
+    if (plot.on_devices) {
+      config.count = device_elements(plot.chunks);
+      make_on_devices(config);
+      return;
+    }
+    const auto node = Node::in_process({ranks, config.buffers(), kChunks * kChunkElements * sizeof(float)});
+    new Board(Layout::of(node), false);
     const std::vector<float> initial(config.count, 0.0f);
     for (int rank = 0; rank < ranks; ++rank) {
       engines_.push_back(std::make_unique<Engine>(config, std::make_shared<NodeTransport>(node, rank), initial.data()));
@@ -73,6 +81,7 @@ class World {
       } else {
         engines_[rank]->close();
         claim(plot_.aborts < 0, "a run with a failed rank ends in order");
+        if (plot_.on_devices) engines_[rank].reset();  // with the device's memory
       }
     } catch (const GivenUp&) {
       pass_gate(rank, plot_.iterations[rank]);  // the others go on with what was published, and this rank answers
@@ -85,6 +94,18 @@ class World {
   }
 
  private:
+  void make_on_devices(const EngineConfig& config) {
+    const int ranks = plot_.schedule.world_size;
+    auto* machinery = new Machinery(ranks, false);
+    const auto node = Node::in_process({ranks, 0, 0});
+    std::vector<std::string> addresses;
+    for (int rank = 0; rank < ranks; ++rank) addresses.push_back(std::to_string(rank));
+    for (int rank = 0; rank < ranks; ++rank) {
+      auto transport = std::make_shared<DeviceNodeTransport>(node, rank, machinery->buffers(rank), addresses);
+      engines_.push_back(std::make_unique<Engine>(config, std::move(transport), nullptr, stamped_models(config.count)));
+    }
+  }
+
   void pass_gate(int rank, int before) {
     for (const Gate& gate : plot_.gates) {
       if (gate.rank != rank || gate.before != before) continue;
@@ -209,13 +230,19 @@ std::vector<Scenario> engine_scenarios() {
       scenario("direct engines: a rank fails", {.schedule = pair, .iterations = {2, 1}, .cores = 2, .aborts = 1, .averages = true}, 1, 2),
       scenario("engines: averages, one activates", {.schedule = chosen, .iterations = {2, 2}, .cores = 2, .averages = true}, 1, 2),
       scenario("engines: averages, ranks share a core", {.schedule = pair, .iterations = {2, 2}, .chunks = 2, .averages = true}, 1, 2),
+      scenario("device engines: one computes", {.schedule = pair, .iterations = {2, 1}, .gates = {{1, 1, 0, 2}}, .on_devices = true}, 1, 2),
+      scenario("device engines: late, then sync", {.schedule = synced, .iterations = {2, 2}, .chunks = 2, .gates = {{1, 0, 0, 1}}, .on_devices = true}, 1, 2),
+      scenario("device engines: means, 2 chunks",
+               {.schedule = pair, .iterations = {2, 2}, .chunks = 2, .mean_when_fresh = true, .on_devices = true}, 1, 2),
       scenario("direct engines: 3 ranks", {.schedule = all_synced, .iterations = {2, 2, 2}, .cores = 3, .averages = true}, 0, 1),
   };
 }
 
 std::vector<Scenario> scenarios() {
   auto all = transport_scenarios();
-  for (Scenario& scenario : engine_scenarios()) all.push_back(std::move(scenario));
+  for (auto* more : {device_scenarios, engine_scenarios}) {
+    for (Scenario& scenario : more()) all.push_back(std::move(scenario));
+  }
   return all;
 }
 

@@ -15,6 +15,7 @@ struct Scenario {
 };
 
 std::vector<Scenario> transport_scenarios();  // one task a rank: meeting, chunks, ringing and sleeping
+std::vector<Scenario> device_scenarios();     // the same between buffers on devices, whose kernels are tasks, too
 std::vector<Scenario> engine_scenarios();     // whole engines: two tasks a rank, which take turns
 std::vector<Scenario> scenarios();
 

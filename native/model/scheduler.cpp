@@ -127,13 +127,13 @@ void choose() {
     choice = &state.path[state.depth];
   } else {
     // First what costs nothing: the same task, else the next one in turn.
-    const auto add_in_turn = [&](bool (*may_go_on)(const Task&)) {
-      for (int i = 0, turn = std::max(before, 0); i < state.number; ++i, turn = turn + 1 < state.number ? turn + 1 : 0) {
+    const auto add_in_turn = [&](int first, bool (*may_go_on)(const Task&)) {
+      for (int i = 0, turn = first < state.number ? first : 0; i < state.number; ++i, turn = turn + 1 < state.number ? turn + 1 : 0) {
         if (may_go_on(state.tasks[turn])) fresh.tasks[fresh.number++] = static_cast<std::int8_t>(turn);
       }
     };
-    add_in_turn(can_run);
-    add_in_turn(is_timed);  // last, whose time may be over
+    add_in_turn(std::max(before, 0), can_run);
+    add_in_turn(before + 1, is_timed);  // last, whose time may be over; of those that nap again and again each has its turn
     const bool may_deviate = state.limits.deviations < 0 || state.deviations < state.limits.deviations;
     if (!may_deviate) fresh.number = std::min(fresh.number, 1);
     if (fresh.number == 0) {
@@ -179,6 +179,7 @@ void wait(Waits what, std::uint32_t word, std::uint32_t bits, std::int64_t until
   task.bits = bits;
   const std::int64_t left = until - kStart - task.time;
   task.until = left >= -kTimer && left <= kTimer ? until : 0;
+  if (state.depth > kEndless) violated("a run without an end");  // as of whoever naps, and looks at what nobody changes
   choose();
 }
 

@@ -184,7 +184,7 @@ Scenario scenario(const char* name, Course course, int deviations = -1, int long
     pretend_cores(shared->cores);
     look_takes(shared->look_ns);
     const auto node = Node::in_process({shared->ranks, 3, kChunks * kChunkElements * sizeof(float)});
-    new Board(node, true);
+    new Board(Layout::of(node), true);
     for (int rank = 0; rank < shared->ranks; ++rank) {
       auto* own = new Rank(*shared, node, rank);  // the arena forgets both
       spawn([own] { own->run(); });
@@ -200,7 +200,7 @@ class Ringing {
  public:
   static constexpr int kRanks = 3;
   explicit Ringing(int versions) : versions_(versions), node_(Node::in_process({kRanks, 2, kChunks * kChunkElements * sizeof(float)})) {
-    new Board(node_, false);
+    new Board(Layout::of(node_), false);
     for (int rank = 0; rank < kRanks; ++rank) transports_.push_back(std::make_unique<NodeTransport>(node_, rank));
   }
 

@@ -1,4 +1,4 @@
-// What the two ways of executing a version over shared memory have in common (transport_node.cpp, transport_node_direct.cpp).
+// What the ways of executing a version on a node have in common (node_rank.cpp, transport_node*.cpp, transport_device.cpp).
 #pragma once
 
 #include <chrono>

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <utility>
 
+#include "wagma/transport_device.hpp"
 #include "wagma/transport_node.hpp"
 
 namespace wagma {
@@ -14,6 +16,15 @@ LocalHub::LocalHub(int world_size) : handed_out_(static_cast<std::size_t>(std::m
 }
 
 std::shared_ptr<Transport> LocalHub::transport(int rank, int buffers, std::size_t buffer_bytes) {
+  return std::make_shared<NodeTransport>(hand_out(rank, buffers, buffer_bytes), rank);
+}
+
+std::shared_ptr<Transport> LocalHub::device_transport(int rank, std::shared_ptr<DeviceBuffers> buffers,
+                                                      const std::vector<std::string>& addresses) {
+  return std::make_shared<DeviceNodeTransport>(hand_out(rank, 0, 0), rank, std::move(buffers), addresses);
+}
+
+std::shared_ptr<Node> LocalHub::hand_out(int rank, int buffers, std::size_t buffer_bytes) {
   if (rank < 0 || rank >= world_size()) {
     throw std::invalid_argument("rank = " + std::to_string(rank) + ": must be from 0 to " + std::to_string(world_size() - 1));
   }
@@ -32,7 +43,7 @@ std::shared_ptr<Transport> LocalHub::transport(int rank, int buffers, std::size_
                                 std::to_string(node_->plan().buffer_bytes) + ", as the other ranks'");
   }
   handed_out_[rank] = 1;
-  return std::make_shared<NodeTransport>(node_, rank);
+  return node_;
 }
 
 void LocalHub::fail(int rank, const std::string& message) {

@@ -106,7 +106,9 @@ Progress MpiTransport::progress() {
 }
 
 void MpiTransport::note_exchange() {
-  const auto spin = !exchange_->running() ? Clock::duration::zero() : exchange_->all_begun() ? kTransferSpin : kSpin;
+  const bool transfer = exchange_->all_begun() && exchange_->moving();
+  const auto spin = !exchange_->running() ? Clock::duration::zero() : transfer ? kTransferSpin : kSpin;
+  computing_.store(exchange_->computing(), std::memory_order_relaxed);
   spin_.store(spin.count(), std::memory_order_relaxed);
   const auto active = exchange_->active().time_since_epoch().count();
   if (active > active_.load(std::memory_order_relaxed)) active_.store(active, std::memory_order_relaxed);

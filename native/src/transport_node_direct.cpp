@@ -101,7 +101,7 @@ Progress NodeTransport::progress_directly() {
     told_ = true;
     ring_members();
   }
-  if (!complete()) return {.moved = any};
+  if (!complete(execution_.members.size())) return {.moved = any};
   running_ = false;
   return {.summed = true, .released = true, .in_model = execution_.model != nullptr};
 }

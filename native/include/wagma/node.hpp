@@ -29,7 +29,7 @@ struct alignas(64) Mailbox {
   alignas(64) std::array<Atomic<Version>, kDimensions> activated;
   std::array<Atomic<Version>, kDimensions> solo_from;
   // What the sender rings for, or would have if the receiver had not been awake. A receiver that stops looking looks here once more:
-  // nobody will ring again for what stands here, but somebody will for what was only posted (NodeTransport's grace).
+  // nobody will ring again for what stands here, but somebody will for what was only posted (NodeRank's grace).
   std::array<Atomic<Version>, kDimensions> rung;
   // What the receiver has taken: a sender that put off ringing need not ring any more.
   alignas(64) std::array<Atomic<Version>, kDimensions> taken;
@@ -44,15 +44,18 @@ struct alignas(64) Mailbox {
 struct alignas(64) Desk {
   Atomic<std::int32_t> process;  // id; 0: has not entered
   Atomic<Version> begun;  // the version that this rank executes or executed last
-  Atomic<std::int64_t> contribution;  // offset in the segment; -1: null
+  Atomic<std::int64_t> contribution;  // offset in the segment; -1: null. Of buffers on a device: their number, as for the target
   Atomic<std::int64_t> target;
+  Atomic<Version> stamp;  // of what lies in the contribution's buffer
   Atomic<std::int32_t> divisor;
-  // How many chunks of the contribution are there, with the version's tag, and whether this rank is present, and through (transport_node_direct.cpp).
+  // How many chunks of the contribution are there, with the version's tag, and whether this rank is present, and through (chunks.hpp).
   alignas(64) Atomic<std::uint64_t> filled;
   // Chunks of the version's data, where this rank is the first member of its group: the next one that nobody has taken, and how many
   // are done. The upper half is the version's tag: a member that looks late would otherwise take a chunk of the next version.
   alignas(64) Atomic<std::uint64_t> next_chunk;
   alignas(64) Atomic<std::uint64_t> chunks_done;
+  // Whether this rank uses no memory of others' devices any more (transport_device.cpp): before all have, none may free its own.
+  Atomic<std::int32_t> left;
 };
 
 class Node {

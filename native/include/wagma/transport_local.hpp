@@ -11,6 +11,7 @@
 
 namespace wagma {
 
+class DeviceBuffers;
 class Node;
 
 // What the ranks of one run share. Create one hub per run, and one transport per rank from it.
@@ -21,10 +22,14 @@ class LocalHub {
   // With `buffers` buffers of `buffer_bytes`, the same for every rank. Throws std::invalid_argument if they are not, for a rank out of
   // range, or one that was handed out before.
   std::shared_ptr<Transport> transport(int rank, int buffers, std::size_t buffer_bytes);
+  // The same with models on devices; addresses: of all ranks' buffers. Throws what DeviceNodeTransport does, too.
+  std::shared_ptr<Transport> device_transport(int rank, std::shared_ptr<DeviceBuffers> buffers, const std::vector<std::string>& addresses);
   // Every rank's engine stops with PeerFailed, also if the rank that failed can no longer be asked; from any thread.
   void fail(int rank, const std::string& message);
 
  private:
+  std::shared_ptr<Node> hand_out(int rank, int buffers, std::size_t buffer_bytes);
+
   // Protects everything below: ranks come for their transports at the same time, and one of them makes the node.
   std::mutex mutex_;
   std::shared_ptr<Node> node_;
