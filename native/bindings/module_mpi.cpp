@@ -7,7 +7,9 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
+#include "wagma/device_buffers.hpp"
 #include "wagma/transport_mpi.hpp"
 
 namespace py = pybind11;
@@ -50,10 +52,11 @@ void poll(MpiTransport& transport, double timeout_s, const char* what, Done done
 
 // One execution without an engine: buffer `contribution` (-1: the null contribution) into buffer `target`.
 void exchange(MpiTransport& transport, Version version, const Group& members, int contribution, int target, std::size_t count,
-              const std::string& dtype, int divisor, double timeout_s) {
+              const std::string& dtype, int divisor, double timeout_s, Version stamp) {
   const auto own = std::find(members.begin(), members.end(), transport.rank());
   Execution execution;
   execution.version = version;
+  execution.stamp = stamp;
   execution.members = members;
   execution.index = static_cast<int>(own - members.begin());
   execution.count = count;
@@ -74,6 +77,11 @@ py::array_t<std::uint8_t> buffer(const std::shared_ptr<MpiTransport>& transport,
   if (index < 0 || index >= transport->buffers()) {
     throw std::invalid_argument("index = " + std::to_string(index) + ": must be from 0 to " + std::to_string(transport->buffers() - 1));
   }
+  const DeviceBuffers* device = transport->device_buffers();
+  if (device && std::string(device->device()->kind()) != "emulated") {
+    throw std::invalid_argument("buffer " + std::to_string(index) + " is in the memory of " + device->device()->name() +
+                                ": copy it with Device.copy");
+  }
   auto* bytes = reinterpret_cast<std::uint8_t*>(transport->buffer(index));
   return py::array_t<std::uint8_t>(static_cast<py::ssize_t>(transport->buffer_bytes()), bytes, py::cast(transport));
 }
@@ -86,8 +94,9 @@ std::string library_version() {
 }
 
 std::shared_ptr<MpiTransport> connect(int fortran_handle, int buffers, std::size_t buffer_bytes, double timeout_s,
-                                      double longest_nap_s) {
-  return MpiTransport::connect(MPI_Comm_f2c(static_cast<MPI_Fint>(fortran_handle)), {buffers, buffer_bytes, timeout_s, longest_nap_s});
+                                      double longest_nap_s, std::shared_ptr<DeviceBuffers> device_buffers) {
+  return MpiTransport::connect(MPI_Comm_f2c(static_cast<MPI_Fint>(fortran_handle)),
+                               {buffers, buffer_bytes, timeout_s, longest_nap_s, std::move(device_buffers)});
 }
 
 }  // namespace
@@ -100,16 +109,19 @@ PYBIND11_MODULE(_native_mpi, module) {
 
   module.def("library_version", &library_version, "The text with which the MPI library that this module calls describes itself.");
   module.def("connect", &connect, py::arg("fortran_handle"), py::arg("buffers"), py::arg("buffer_bytes"), py::arg("timeout_s"),
-             py::arg("longest_nap_s") = MpiOptions{}.longest_nap_s, unlocked(),
-             "A transport over the communicator with this handle (mpi4py: comm.py2f()); collective.");
+             py::arg("longest_nap_s") = MpiOptions{}.longest_nap_s, py::arg("device_buffers") = py::none(), unlocked(),
+             "A transport over the communicator with this handle (mpi4py: comm.py2f()); collective. device_buffers: on a device whose memory"
+             " the library takes, of that number and size.");
+  module.def("cuda_support", &cuda_support, "Whether the MPI library says that it takes memory of CUDA devices. After MPI_Init.");
 
   py::class_<MpiTransport, Transport, std::shared_ptr<MpiTransport>>(
       module, "MpiTransport", "Ranks as MPI processes. An engine uses it; the methods are for tests and measurements without one.")
       .def_property_readonly("scratch_bytes", &MpiTransport::scratch_bytes, "What exchanges hold beyond the buffers.")
-      .def("buffer", &buffer, py::arg("index"), "A buffer of this rank, as bytes.")
+      .def_property_readonly("additions", &MpiTransport::additions, "How many sums this rank has made.")
+      .def("buffer", &buffer, py::arg("index"), "A buffer of this rank in host memory or on an emulated device, as bytes.")
       .def("exchange", &exchange, py::arg("version"), py::arg("members"), py::arg("contribution"), py::arg("target"), py::arg("count"),
-           py::arg("dtype"), py::arg("divisor"), py::arg("timeout_s"), unlocked(),
-           "One execution: buffer `contribution` (-1: none, zeros) into buffer `target`.")
+           py::arg("dtype"), py::arg("divisor"), py::arg("timeout_s"), py::arg("stamp") = Version{-1}, unlocked(),
+           "One execution: buffer `contribution` (-1: none, zeros), published for version `stamp`, into buffer `target`.")
       .def(
           "leave",
           [](MpiTransport& transport, double timeout_s) { poll(transport, timeout_s, "leaving", [&] { return transport.drain(); }); },

@@ -1,6 +1,8 @@
 // How an MpiTransport comes to be, and how it sleeps; what it carries is in transport_mpi.cpp.
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -9,6 +11,7 @@
 #include <sys/prctl.h>
 #endif
 
+#include "wagma/device_buffers.hpp"
 #include "wagma/transport_mpi.hpp"
 
 namespace wagma {
@@ -19,6 +22,8 @@ namespace {
 constexpr int kNapFraction = 8;
 constexpr auto kShortestNap = std::chrono::microseconds(20);
 constexpr double kLongestNap_s = 1.0;
+// While a device is at work: what it does takes some ten microseconds where it is free, and peers wait for it.
+constexpr auto kComputingNap = std::chrono::microseconds(50);
 
 const char* thread_level(int level) {
   switch (level) {
@@ -66,9 +71,14 @@ Clock::duration seconds(double value) {
 }  // namespace
 
 void MpiOptions::check(int rank) const {
-  if (std::isfinite(longest_nap_s) && longest_nap_s >= 0 && longest_nap_s <= kLongestNap_s) return;
-  throw std::invalid_argument("rank " + std::to_string(rank) + ": longest_nap_s = " + std::to_string(longest_nap_s) +
-                              ": must be from 0 to 1");
+  if (!(std::isfinite(longest_nap_s) && longest_nap_s >= 0 && longest_nap_s <= kLongestNap_s)) {
+    throw std::invalid_argument("rank " + std::to_string(rank) + ": longest_nap_s = " + std::to_string(longest_nap_s) +
+                                ": must be from 0 to 1");
+  }
+  if (!device_buffers || (device_buffers->buffers() == buffers && device_buffers->buffer_bytes() == buffer_bytes)) return;
+  throw std::invalid_argument("rank " + std::to_string(rank) + ": device_buffers are " + std::to_string(device_buffers->buffers()) + " of " +
+                              std::to_string(device_buffers->buffer_bytes()) + " bytes: must be " + std::to_string(buffers) + " of " +
+                              std::to_string(buffer_bytes));
 }
 
 // MPI_Comm_dup would wait for the last rank for ever. MPI may still write into a duplication that is given up, so it is never freed.
@@ -111,16 +121,41 @@ MpiTransport::MpiTransport(MPI_Comm parent, const MpiOptions& options) : options
     throw TransportError("rank " + std::to_string(rank_) + ": MPI was initialised with " + thread_level(level) +
                          ": must be MPI_THREAD_MULTIPLE, the progress thread calls MPI while the application may");
   }
-  stride_ = (options.buffer_bytes + kAlignment - 1) / kAlignment * kAlignment;
-  const std::size_t bytes = std::max<std::size_t>(1, stride_ * static_cast<std::size_t>(options.buffers));
-  memory_.reset(static_cast<std::byte*>(::operator new(bytes, std::align_val_t(kAlignment))));
+  if (options.device_buffers) {
+    check_device();
+    name_ = std::strcmp(options.device_buffers->device()->kind(), "cuda") == 0 ? "CUDA-aware MPI" : "MPI on emulated";
+  } else {
+    make_buffers();
+  }
   control_ = duplicate(parent, deadline);
   data_ = duplicate(parent, deadline);
   // Errors come back as codes, which become exceptions that name the rank; the default would end the process without a word.
   check_mpi(rank_, MPI_Comm_set_errhandler(control_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
   check_mpi(rank_, MPI_Comm_set_errhandler(data_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
-  exchange_.emplace(data_, rank_);
+  // Not before all ranks have come: one whose device has too little memory must not leave the others waiting for it there.
+  exchange_.emplace(data_, rank_, options.device_buffers ? device_sums(rank_, options.device_buffers) : host_sums());
+  if (options.device_buffers) exchange_->reserve(options.buffer_bytes, world_size_);
   listen();
+}
+
+void MpiTransport::make_buffers() {
+  stride_ = (options_.buffer_bytes + kAlignment - 1) / kAlignment * kAlignment;
+  const std::size_t bytes = std::max<std::size_t>(1, stride_ * static_cast<std::size_t>(options_.buffers));
+  memory_.reset(static_cast<std::byte*>(::operator new(bytes, std::align_val_t(kAlignment))));
+}
+
+// A group that is no power of two adds up in one step. That of a sync has all ranks.
+void MpiTransport::check_device() const {
+  const bool power = std::has_single_bit(static_cast<unsigned>(world_size_));
+  if (power || world_size_ <= Device::kMostMembers) return;
+  throw TransportError("rank " + std::to_string(rank_) + ": " + std::to_string(world_size_) +
+                       " ranks, whose models lie on devices: must be at most " + std::to_string(Device::kMostMembers) +
+                       ", or a power of two");
+}
+
+std::byte* MpiTransport::buffer(int index) const {
+  if (options_.device_buffers) return options_.device_buffers->buffer(index);
+  return memory_.get() + stride_ * static_cast<std::size_t>(index);
 }
 
 // -- sleeping -----------------------------------------------------------------------------------------------------------
@@ -147,7 +182,8 @@ void MpiTransport::sleep(Sleeper who, std::uint32_t since, Clock::time_point dea
     pause(quiet);
     return;
   }
-  const auto longest = std::max<Clock::duration>(kShortestNap, seconds(options_.longest_nap_s));
+  auto longest = std::max<Clock::duration>(kShortestNap, seconds(options_.longest_nap_s));
+  if (computing_.load(std::memory_order_relaxed)) longest = std::min<Clock::duration>(longest, kComputingNap);
   const auto nap = std::clamp<Clock::duration>(quiet / kNapFraction, kShortestNap, longest);
   const SharpTimer sharp(nap);
   bell_.sleep(who, since, std::min(deadline, now + nap));

@@ -12,12 +12,12 @@ const Step& MpiExchange::step(const Block& block) const {
 }
 
 Slice MpiExchange::placed(const Block& block, Slice part) const {
-  const std::size_t begin = block.number * cut_.length;
+  const std::size_t begin = block.number * plans_.cut.length;
   return {begin + part.begin, begin + part.end};
 }
 
 std::byte* MpiExchange::room(const Block& block, int move) const {
-  return scratch_.get() + static_cast<std::size_t>(block.room) * room_bytes_ +
+  return scratch_ + static_cast<std::size_t>(block.room) * plans_.room_bytes +
          static_cast<std::size_t>(move) * step(block).kept.size() * accumulator_size(execution_.dtype);
 }
 
@@ -34,8 +34,13 @@ bool MpiExchange::advance(std::size_t place) {
     post_receives(place);
   }
   if (block.receiving > 0) return false;
-  if (cut_.whole && block.lending > 0) return false;  // the sum is kept and given away at once: it must not change under the message
-  if (adding(block)) add_up(block);
+  if (plans_.cut.whole && block.lending > 0) return false;  // the sum is kept and given away at once: it must not change under the message
+  if (adding(block)) {
+    if (!block.summing) add_up(block);
+    if (block.summing && !sums_->done(block.mark)) return false;  // what the next step sends is not there yet, and the room is still read
+    adding_up_ -= block.summing;
+    block.summing = false;
+  }
   next_step(place);
   note_activity();
   return true;
@@ -111,8 +116,8 @@ void MpiExchange::send(std::size_t place, int index) {
   check_mpi(rank_, MPI_Isend(from, bytes, MPI_BYTE, peer, tag, comm_, request), "MPI_Isend");
 }
 
-// What the peers gave and the own part, in the order of the members, into the target.
-void MpiExchange::add_up(const Block& block) {
+// What the peers gave and the own part, in the order of the members, into the target. Nothing to add up: not `summing` afterwards.
+void MpiExchange::add_up(Block& block) {
   const Step& now = step(block);
   if (now.kept.size() == 0) return;
   const bool first = block.step == 0;
@@ -129,10 +134,10 @@ void MpiExchange::add_up(const Block& block) {
   }
   const auto after = std::find_if(now.moves.begin(), now.moves.end(), [&](const Move& move) { return move.peer > execution_.index; });
   sources_.insert(sources_.begin() + (after - now.moves.begin()), own);
-  void* const targets[] = {target};
-  const int raw[] = {1};
-  reduce(first ? execution_.dtype : sums, sources_.data(), moves + 1, targets, raw, 1, now.kept.size(),
-         Stores::cached);  // what is summed here is sent next
+  block.mark = sums_->add_up(first ? execution_.dtype : sums, sources_, target, now.kept.size());
+  block.summing = true;
+  ++adding_up_;
+  ++additions_;
 }
 
 }  // namespace wagma

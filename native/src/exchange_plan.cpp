@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <numeric>
 
 namespace wagma {
 
@@ -44,12 +45,17 @@ std::vector<Step> halving(std::size_t count, int members, int index, bool whole)
   return steps;
 }
 
-std::vector<Step> direct(std::size_t count, int members, int index, bool whole) {
+std::vector<Step> direct(std::size_t count, int members, int index, bool whole, const std::vector<int>& adding) {
   const Slice range{0, count};
+  const auto kept_by = [&](int member) {
+    const auto at = std::lower_bound(adding.begin(), adding.end(), member);
+    if (at == adding.end() || *at != member) return Slice{0, 0};
+    return whole ? range : part_of(range, static_cast<int>(adding.size()), static_cast<int>(at - adding.begin()));
+  };
   Step step;
-  step.kept = whole ? range : part_of(range, members, index);
+  step.kept = kept_by(index);
   for (int peer = 0; peer < members; ++peer) {
-    if (peer != index) step.moves.push_back({peer, whole ? range : part_of(range, members, peer), step.kept});
+    if (peer != index) step.moves.push_back({peer, kept_by(peer), step.kept});
   }
   return {step};
 }
@@ -68,19 +74,31 @@ Slice slice_of(std::size_t count, int slices, int index) {
 
 std::vector<Step> plan_of(std::size_t count, int members, int index, bool whole) {
   const bool power = members > 1 && std::has_single_bit(static_cast<unsigned>(members));
-  return power ? halving(count, members, index, whole) : direct(count, members, index, whole);
+  return power ? halving(count, members, index, whole) : direct(count, members, index, whole, everybody(members));
 }
 
-Cut cut_of(std::size_t count, std::size_t accumulator_bytes, int members) {
+std::vector<Step> sparing_plan_of(std::size_t count, int members, int index, const std::vector<int>& adding) {
+  return direct(count, members, index, false, adding);
+}
+
+std::vector<int> everybody(int members) {
+  std::vector<int> all(static_cast<std::size_t>(members));
+  std::iota(all.begin(), all.end(), 0);
+  return all;
+}
+
+Cut cut_of(std::size_t count, std::size_t accumulator_bytes, int members, int adding) {
   const std::size_t bytes = count * accumulator_bytes, group = static_cast<std::size_t>(members);
-  if (bytes <= kWhole && bytes * group <= kWholeInAll) return {count, 1, 1, 1, true};
-  const std::size_t wanted = std::max(kBlock, std::min(group * kPiece, bytes / kBlocksOfLarge));
+  const bool spares = adding < members;
+  if (bytes <= kWhole && bytes * group <= kWholeInAll) return {count, 1, 1, 1, !spares};
+  const std::size_t all = std::max(kBlock, std::min(group * kPiece, bytes / kBlocksOfLarge));
+  const std::size_t wanted = all * static_cast<std::size_t>(adding) / group;
   const std::size_t blocks = (bytes + wanted - 1) / wanted;
   const std::size_t even = (count + blocks - 1) / blocks;
   Cut cut;
   cut.length = std::min(count, (even + kLine - 1) / kLine * kLine);
   cut.blocks = (count + cut.length - 1) / cut.length;
-  const bool power = std::has_single_bit(group);
+  const bool power = std::has_single_bit(group) && !spares;
   cut.window = std::min({power ? kWindow : std::clamp(kMessages / group, std::size_t{2}, kWindow), cut.blocks, kWindow});
   cut.rooms = std::min(kRooms, cut.window);
   return cut;
@@ -90,6 +108,21 @@ std::size_t room_of(const std::vector<Step>& plan) {
   std::size_t room = 0;
   for (const Step& step : plan) room = std::max(room, step.moves.size() * step.kept.size());
   return room;
+}
+
+Plans plans_of(std::size_t count, std::size_t accumulator_bytes, int members, int index, const std::vector<int>& adding) {
+  Plans plans;
+  const bool spares = static_cast<int>(adding.size()) < members;
+  const Cut& cut = plans.cut = cut_of(count, accumulator_bytes, members, static_cast<int>(adding.size()));
+  const auto plan = [&](std::size_t length) {
+    return spares ? sparing_plan_of(length, members, index, adding) : plan_of(length, members, index, cut.whole);
+  };
+  plans.full = plan(cut.length);
+  plans.last = plan(count - (cut.blocks - 1) * cut.length);
+  constexpr std::size_t kLineBytes = 64;
+  const std::size_t room = std::max(room_of(plans.full), room_of(plans.last)) * accumulator_bytes;
+  plans.room_bytes = (room + kLineBytes - 1) / kLineBytes * kLineBytes;
+  return plans;
 }
 
 }  // namespace wagma

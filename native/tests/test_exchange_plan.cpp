@@ -64,15 +64,14 @@ void take(std::vector<Sums>& models, const std::vector<std::vector<Step>>& plans
   }
 }
 
-void plans_add_up(int members, std::size_t count, bool whole) {
-  std::vector<std::vector<Step>> plans;
+void carried_out(const std::vector<std::vector<Step>>& plans, std::size_t count, bool whole) {
+  const int members = static_cast<int>(plans.size());
   std::vector<Sums> models;
   for (int index = 0; index < members; ++index) {
-    plans.push_back(plan_of(count, members, index, whole));
     models.emplace_back(count, std::to_string(index));
-    for (const Step& step : plans.back()) {
-      expect(step.moves.size() == plans.back().front().moves.size(), "every step has as many moves", members, count);
-      expect(step.moves.size() * step.kept.size() <= room_of(plans.back()), "a step's parts fit into a room", members, count);
+    for (const Step& step : plans[index]) {
+      expect(step.moves.size() == plans[index].front().moves.size(), "every step has as many moves", members, count);
+      expect(step.moves.size() * step.kept.size() <= room_of(plans[index]), "a step's parts fit into a room", members, count);
     }
   }
   for (std::size_t number = 0; number < plans[0].size(); ++number) take(models, plans, number, true, count);
@@ -83,9 +82,43 @@ void plans_add_up(int members, std::size_t count, bool whole) {
   for (const Sums& model : models) expect(model == all, "every member has every sum, added along the tree", members, count);
 }
 
+void plans_add_up(int members, std::size_t count, bool whole) {
+  std::vector<std::vector<Step>> plans;
+  for (int index = 0; index < members; ++index) {
+    plans.push_back(plan_of(count, members, index, whole));
+    expect(room_of(plans[index]) <= room_of(plans[0]), "the first member's room is the largest", members, count);
+  }
+  carried_out(plans, count, whole);
+}
+
+// Every choice of members that add up, as the bits of `choice`.
+void spared_members_add_up_nothing(int members, unsigned choice, std::size_t count) {
+  std::vector<int> adding;
+  for (int index = 0; index < members; ++index) {
+    if (choice >> index & 1) adding.push_back(index);
+  }
+  std::vector<std::vector<Step>> plans;
+  for (int index = 0; index < members; ++index) {
+    plans.push_back(sparing_plan_of(count, members, index, adding));
+    if (!(choice >> index & 1)) expect(room_of(plans[index]) == 0, "whoever is spared adds up nothing", members, count);
+    if (!(choice >> index & 1)) expect(plans[index].front().kept.size() == 0, "whoever is spared keeps nothing", members, count);
+  }
+  for (const auto& plan : plans) expect(room_of(plan) <= room_of(plans[adding[0]]), "no room is larger than the first's", members, count);
+  carried_out(plans, count, false);
+}
+
+// What an exchange of any kind needs for rooms: those of the cut that it takes.
+void rooms_stay_small(int members, int adding, std::size_t count, std::size_t item) {
+  const Plans plans = plans_of(count, item, members, 0, everybody(adding));
+  const std::size_t model = count * item;
+  expect(plans.room_bytes * plans.cut.rooms <= std::max(std::size_t{5} << 20, model / 4), "rooms stay small", members, count);
+  expect(!plans.cut.whole || adding == members, "nobody is spared where everybody adds up all", members, count);
+  expect(plans.cut.length * (plans.cut.blocks - 1) < count && plans.cut.length * plans.cut.blocks >= count, "blocks cover", members, count);
+}
+
 // Blocks cover the model in order, no room is larger than a few MiB or a model, and a member's share of tags is enough.
 void cuts_cover(int members, std::size_t count, std::size_t item) {
-  const Cut cut = cut_of(count, item, members);
+  const Cut cut = cut_of(count, item, members, members);
   expect(cut.length > 0 && cut.blocks > 0 && cut.length * (cut.blocks - 1) < count && cut.length * cut.blocks >= count,
          "blocks cover the model", members, count);
   expect(1 <= cut.rooms && cut.rooms <= cut.window && cut.window <= cut.blocks && cut.window <= 31, "rooms and window", members, count);
@@ -116,6 +149,16 @@ int main() {
   for (const bool whole : {false, true}) {
     for (int members = 1; members <= 17; ++members) {
       for (const std::size_t count : {1, 2, 3, 5, 16, 31, 64, 300}) plans_add_up(members, count, whole);
+    }
+  }
+  for (int members = 2; members <= 6; ++members) {
+    for (unsigned choice = 1; choice < 1u << members; ++choice) {
+      for (const std::size_t count : {1, 3, 16, 64, 100}) spared_members_add_up_nothing(members, choice, count);
+    }
+  }
+  for (const int members : {2, 3, 4, 8, 48, 128}) {
+    for (const int adding : {1, 2, members - 1, members}) {
+      for (const std::size_t count : {1u, 4096u, 5000u, 262145u, 25560000u}) rooms_stay_small(members, std::max(1, adding), count, 4);
     }
   }
   for (const int members : {1, 2, 3, 4, 5, 8, 48, 64, 1000, 1024}) {

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import sys
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from ranks import COMM, RANK, say
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for what tests on threads use, too
+
+from published import rounded, widened
+
 from wagma.core.averaging import merge
-from wagma.core.trees import accumulation_dtype, tree_sum
+from wagma.core.trees import tree_sum
 from wagma.errors import CollectiveTimeout
-from wagma.real.kernel import mpi_native
+from wagma.real.modules import mpi_native
 
 CONTRIBUTION, TARGET = 0, 1
 SCRATCH_LIMIT = 4 << 20  # bytes, however long the model
@@ -31,7 +36,7 @@ def numbers(rank: int, length: int) -> np.ndarray:
 def contribution(rank: int, version: int, count: int, dtype: str) -> np.ndarray:
     """Of a rank's numbers, those from where the version says: no two versions have the same."""
     begin = version // STRIDE % STARTS
-    return numbers(rank, max(COUNTS) + STARTS)[begin : begin + count].astype(dtype)
+    return rounded(numbers(rank, max(COUNTS) + STARTS)[begin : begin + count], dtype)
 
 
 def contributes(rank: int, version: int) -> bool:
@@ -39,10 +44,15 @@ def contributes(rank: int, version: int) -> bool:
     return (rank + version) % 3 != 1 or rank == version % COMM.size
 
 
+def fresh(rank: int, version: int) -> bool:
+    """Some members' applications have not arrived; in some versions none of a group, in some all."""
+    return contributes(rank, version) and np.random.default_rng((rank, version)).random() < 0.6
+
+
 def expected(members: list[int], version: int, count: int, dtype: str) -> np.ndarray:
     """The sum along the association tree; a null contribution counts as zeros."""
-    parts = [contribution(m, version, count, dtype) if contributes(m, version) else np.zeros(count, dtype) for m in members]
-    return tree_sum(parts)
+    parts = [widened(contribution(member, version, count, dtype), dtype) for member in members]
+    return tree_sum([part if contributes(m, version) else np.zeros_like(part) for m, part in zip(members, parts, strict=True)])
 
 
 def check(transport, version: int, members: list[int], count: int, dtype: str) -> None:
@@ -53,14 +63,22 @@ def check(transport, version: int, members: list[int], count: int, dtype: str) -
     transport.buffer(TARGET)[:] = 0xFF
     divisor = len(members) if (members.index(RANK) + version) % 2 else 1
     given = CONTRIBUTION if contributes(RANK, version) else -1
-    transport.exchange(version, members, given, TARGET, count, dtype, divisor, 20.0)
+    stamp = version if fresh(RANK, version) else -1
+    transport.exchange(version, members, given, TARGET, count, dtype, divisor, 20.0, stamp)
     total = expected(members, version, count, dtype)
-    result = total if divisor == 1 else merge(total, own, 0, divisor)
+    result = total if divisor == 1 else rounded(merge(total, widened(own, dtype), 0, divisor), dtype)
     found = transport.buffer(TARGET)[: result.nbytes].view(result.dtype)
     wrong = np.flatnonzero(found.view(f"u{result.itemsize}") != result.view(f"u{result.itemsize}"))
     assert not len(wrong), (version, members, count, dtype, divisor, wrong[:5], found[wrong[:5]], result[wrong[:5]])
-    assert (transport.buffer(TARGET)[count * accumulation_dtype(dtype).itemsize :] == 0xFF).all(), "written beyond the target"
+    assert (transport.buffer(TARGET)[total.nbytes :] == 0xFF).all(), "written beyond the target"
     assert (own_bytes == own.view(np.uint8)).all(), "the contribution has changed"
+
+
+def group(version: int, length: int) -> list[int]:
+    """Mine, of groups of that length and one of what is left, in an order of their own."""
+    members = [(member + version) % COMM.size for member in range(COMM.size)]
+    place = members.index(RANK) // length * length
+    return members[place : place + length]
 
 
 def absent() -> None:
@@ -85,13 +103,12 @@ def main() -> None:
     for dtype in dtypes:
         for count in COUNTS:
             for length in range(1, COMM.size + 1):
-                members = [(m + version) % COMM.size for m in range(COMM.size)]  # in an order of their own
-                place = members.index(RANK) // length * length
-                check(transport, version, members[place : place + length], count, dtype)
+                check(transport, version, group(version, length), count, dtype)
                 version += STRIDE
     assert transport.scratch_bytes <= SCRATCH_LIMIT, transport.scratch_bytes
     transport.leave(20.0)
     say(f"ok, {transport.scratch_bytes} bytes of scratch")
 
 
-main()
+if __name__ == "__main__":
+    main()

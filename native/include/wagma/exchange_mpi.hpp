@@ -6,6 +6,7 @@
 //
 // Memory. Sums lie in the target, which no peer reads; only what is to be added to them is received elsewhere, into one of a few
 // rooms. A block is made the finished model in place, once all of its messages are through. Contribution and target must not overlap.
+// Who does the sums, and when a block may go on behind one that a device does: exchange_sums_mpi.hpp.
 //
 // Matching. Two members execute the versions they share in the same order. Within a version and a block, each sends the other one
 // message to add up and one that spreads a sum, at most; blocks overtake each other, and a member may begin a version, or be finished
@@ -26,6 +27,7 @@
 #include <vector>
 
 #include "wagma/exchange_plan.hpp"
+#include "wagma/exchange_sums_mpi.hpp"
 #include "wagma/transport.hpp"
 
 namespace wagma {
@@ -40,7 +42,11 @@ void take_back(MPI_Request& request) noexcept;
 // Owned by a transport and used by one thread at a time, which the engine ensures; begin, progress, missing and standing are Transport's.
 class MpiExchange {
  public:
-  MpiExchange(MPI_Comm comm, int rank) : comm_(comm), rank_(rank) {}
+  MpiExchange(MPI_Comm comm, int rank, std::unique_ptr<ExchangeSums> sums) : comm_(comm), rank_(rank), sums_(std::move(sums)) {}
+
+  // Makes room for executions of models of that many bytes, as accumulators, by groups of up to so many members, so that none of them has to
+  // ask for memory: where it is a device's, that could wait for the application's kernels.
+  void reserve(std::size_t bytes, int members);
 
   void begin(const Execution& execution);
   Progress progress();
@@ -50,7 +56,10 @@ class MpiExchange {
 
   bool running() const { return running_; }
   bool all_begun() const { return to_begin_ == 0; }
+  bool moving() const { return unused_.size() < requests_.size(); }  // messages are under way
+  bool computing() const { return running_ && (adding_up_ > 0 || completing_); }  // a device is at work
   Clock::time_point active() const { return active_; }  // last time that something happened
+  std::size_t additions() const { return additions_; }
   // What this exchange holds for data, beyond contribution and target. From any thread: it is a number for reports, so its order
   // with anything else does not matter.
   std::size_t scratch_bytes() const { return scratch_bytes_.load(std::memory_order_relaxed); }
@@ -66,6 +75,8 @@ class MpiExchange {
     int sending = 0;       // messages of all steps
     int lending = 0;       // of these, those that read partial sums; what is spread is received where they lie
     bool posted = false;   // the receives of the step
+    bool summing = false;  // the step's sum is under way, until `mark`
+    Mark mark = 0;
   };
   enum class Kind { begun_in, begun_out, receive, send, lend };
   struct Message {  // what requests_[i] is about
@@ -78,12 +89,15 @@ class MpiExchange {
 
   // Of an execution (exchange_mpi.cpp):
   void lay_out();
+  std::vector<int> adding() const;
   void post_begun();
   void test();
   void completed(const Message& message, const MPI_Status& status);
   MPI_Request* add(const Message& message);
   bool enter_blocks();
   void finish_blocks();
+  bool complete();
+  void make_scratch(std::size_t bytes);
   void note_activity();
 
   // Of a block (exchange_blocks_mpi.cpp):
@@ -94,41 +108,46 @@ class MpiExchange {
   void post_sends(std::size_t place);
   void receive(std::size_t place, int move);
   void send(std::size_t place, int move);
-  void add_up(const Block& block);
+  void add_up(Block& block);
 
-  const std::vector<Step>& plan(const Block& block) const { return block.number + 1 < cut_.blocks ? plan_ : last_plan_; }
+  const std::vector<Step>& plan(const Block& block) const { return block.number + 1 < plans_.cut.blocks ? plans_.full : plans_.last; }
   bool adding(const Block& block) const { return block.step < plan(block).size(); }
-  bool over(const Block& block) const { return block.step == plan(block).size() * (cut_.whole ? 1 : 2); }
+  bool over(const Block& block) const { return block.step == plan(block).size() * (plans_.cut.whole ? 1 : 2); }
   const Step& step(const Block& block) const;
   Slice placed(const Block& block, Slice part) const;  // of a block, in the model
   std::byte* room(const Block& block, int move) const;
 
   const MPI_Comm comm_;
   const int rank_;
+  const std::unique_ptr<ExchangeSums> sums_;
   Clock::time_point active_;
 
   // The execution under way.
   Execution execution_;
   bool running_ = false, summed_ = false;
-  Cut cut_;
-  std::vector<Step> plan_, last_plan_;  // of a block of full length, and of the last one
+  int adding_up_ = 0;        // blocks whose sums are under way
+  std::size_t additions_ = 0;  // sums so far, of all executions
+  bool completing_ = false;  // all blocks are finished, or will be at this mark
+  Mark complete_ = 0;
+  Plans plans_;
   std::vector<Block> window_;
   // Blocks [0, finished_) are in the target as the member wants them, [finished_, entered_) in the window; those before roomed_ have
   // got a room, if they need one.
   std::size_t finished_ = 0, roomed_ = 0, entered_ = 0;
   std::vector<int> free_rooms_;
-  // From and to each other member that it has begun, empty messages: they tell a late member, for whom one sleeps and whom errors
+  // From and to each other member that it has begun, and whether it is fresh: they tell a late member, for whom one sleeps and whom errors
   // name, from data that is moving. How many are under way:
   int to_begin_ = 0, begun_out_ = 0;
+  std::vector<char> fresh_;   // by member
+  bool laid_out_ = false;     // plans and rooms are this execution's
 
   std::vector<MPI_Request> requests_;
   std::vector<Message> messages_;
   std::vector<int> unused_;  // places of requests_
   std::vector<char> null_;   // by room and move: an empty message came
 
-  std::unique_ptr<std::byte[]> scratch_;
+  std::byte* scratch_ = nullptr;
   std::atomic<std::size_t> scratch_bytes_{0};
-  std::size_t room_bytes_ = 0;
 
   // For calls, so that none of them allocates.
   std::vector<int> indices_;

@@ -9,6 +9,9 @@
 // fours, which is the association tree (wagma/core/trees.py) of such a group. Any other length adds up in one step: everybody gets
 // its slice of all contributions and sums them along the tree. Tiny models are not cut at all: whole models travel in half
 // as many steps, and everybody sums for itself.
+//
+// Members may be spared, because their devices are busy: then the others add up, in one step. Whoever is spared gives its contribution
+// away and is given the sums; nobody waits for anything that it computes.
 #pragma once
 
 #include <cstddef>
@@ -40,6 +43,9 @@ struct Step {
 // others partial sums. With `whole` nobody gives anything away, and no spreading follows; else it is the steps in
 // reverse, each sending `receive` and receiving `send`.
 std::vector<Step> plan_of(std::size_t count, int members, int index, bool whole);
+std::vector<int> everybody(int members);  // 0, 1, ...
+// The same where only `adding` add up: indices, rising, at least one.
+std::vector<Step> sparing_plan_of(std::size_t count, int members, int index, const std::vector<int>& adding);
 
 // How a model of `count` elements is cut: blocks of `length` elements, the last one of what is left. `window` of them are under way at a
 // time, in each of which peers find what this member gives away; `rooms` of these are being added up.
@@ -50,9 +56,19 @@ struct Cut {
   std::size_t rooms = 1;
   bool whole = false;
 };
-Cut cut_of(std::size_t count, std::size_t accumulator_bytes, int members);
+// The fewer add up, the shorter are the blocks, so that their rooms do not grow.
+Cut cut_of(std::size_t count, std::size_t accumulator_bytes, int members, int adding);
 
-// Elements that the largest step of a plan receives to add up; the size of a room.
+// Elements that the largest step of a plan receives to add up; the size of a room. No member's is larger than that of
+// the first one that adds up.
 std::size_t room_of(const std::vector<Step>& plan);
+
+// The plans of a member for a model: of a block of full length, and of the last one.
+struct Plans {
+  Cut cut;
+  std::vector<Step> full, last;
+  std::size_t room_bytes = 0;  // of each room, in whole cache lines
+};
+Plans plans_of(std::size_t count, std::size_t accumulator_bytes, int members, int index, const std::vector<int>& adding);
 
 }  // namespace wagma

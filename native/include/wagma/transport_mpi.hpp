@@ -7,6 +7,9 @@
 // looks again. A look is one MPI_Testsome over everything that may come: it is the call, not what it asks for, that costs, because
 // each looks at the network first. A nap is a part of the time since something last happened, so polling adds at most that part to any
 // delay of a peer, up to a longest nap: the longer, the less an idle rank costs, and the later it hears of an activation.
+//
+// Buffers may lie on a device, whose memory the MPI library then has to take (cuda_support): the data go from device to device, and
+// sums are made there (exchange_sums_mpi.hpp). Activations and all else are the host's, as always.
 #pragma once
 
 #include <mpi.h>
@@ -32,8 +35,12 @@ struct MpiOptions {
   std::size_t buffer_bytes = 0;
   double timeout_s = 300.0;       // for all ranks to come
   double longest_nap_s = 0.002;   // measured: an idle rank then costs less than 1 % of a core
+  std::shared_ptr<DeviceBuffers> device_buffers = nullptr;  // of that number and size; nullptr: in host memory
   void check(int rank) const;     // throws std::invalid_argument
 };
+
+// Whether the library says that it takes memory of CUDA devices, as it was built and as it is set for this run. After MPI_Init.
+bool cuda_support();
 
 class MpiTransport final : public Transport {
  public:
@@ -47,8 +54,8 @@ class MpiTransport final : public Transport {
 
   int rank() const override { return rank_; }
   int world_size() const override { return world_size_; }
-  const char* name() const override { return "MPI"; }
-  std::byte* buffer(int index) const override { return memory_.get() + stride_ * static_cast<std::size_t>(index); }
+  const char* name() const override { return name_; }
+  std::byte* buffer(int index) const override;
   int buffers() const override { return options_.buffers; }
   std::size_t buffer_bytes() const override { return options_.buffer_bytes; }
 
@@ -77,6 +84,8 @@ class MpiTransport final : public Transport {
 
   // What the exchange holds for data beyond the buffers.
   std::size_t scratch_bytes() const { return exchange_->scratch_bytes(); }
+  std::size_t additions() const { return exchange_->additions(); }  // of parts of blocks; by whoever has the right to drive
+  const DeviceBuffers* device_buffers() const { return options_.device_buffers.get(); }
 
  private:
   static constexpr int kReceives = 8;  // posted for activations; more that come at once wait inside MPI
@@ -91,6 +100,8 @@ class MpiTransport final : public Transport {
 
   MpiTransport(MPI_Comm parent, const MpiOptions& options);
 
+  void make_buffers();
+  void check_device() const;
   MPI_Comm duplicate(MPI_Comm parent, Clock::time_point deadline) const;
   void listen();
   void look();
@@ -103,10 +114,11 @@ class MpiTransport final : public Transport {
   const MpiOptions options_;
   int rank_ = 0;
   int world_size_ = 0;
+  const char* name_ = "MPI";
   MPI_Comm control_ = MPI_COMM_NULL;  // activations, failures, the end
   MPI_Comm data_ = MPI_COMM_NULL;
   std::size_t stride_ = 0;
-  std::unique_ptr<std::byte, Free> memory_;
+  std::unique_ptr<std::byte, Free> memory_;  // of the buffers, unless they lie on a device
 
   // What one look asks for: receives from any source, posted beforehand, and the collectives of the end.
   std::array<MPI_Request, kRequests> requests_;
@@ -137,6 +149,7 @@ class MpiTransport final : public Transport {
   std::atomic<std::uint32_t> responsible_{kNobody};   // else a Sleeper
   std::atomic<Clock::rep> active_{0};  // when something last happened
   std::atomic<Clock::rep> spin_{0};    // for how long after that looking goes on without naps
+  std::atomic<bool> computing_{false};  // a device is at work, which rings for nobody
 };
 
 }  // namespace wagma
