@@ -197,9 +197,11 @@ def test_env_is_json_of_what_is_here(capsys: pytest.CaptureFixture[str]) -> None
     found = json.loads(run(capsys, "env", "--json", "-"))
     assert found["wagma"] == wagma.__version__
     assert found["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
-    assert {"numpy", "simpy", "mpi4py", "torch", "mpi_library", "mpiexec", "kernel", "kernel_mpi", "torch_devices"} <= set(
-        found
-    )
+    libraries = {"numpy", "simpy", "mpi4py", "torch", "mpi_library", "mpiexec"}
+    assert libraries | {"kernel", "kernel_mpi", "kernel_cuda", "devices", "torch_devices"} <= set(found)
+    if found["kernel_cuda"] is not None:
+        assert re.match(r"sm_\d+ |compute_\d+|not built: ", found["kernel_cuda"]), found["kernel_cuda"]
+        assert isinstance(found["devices"], list) or re.match("none: .", found["devices"]), found["devices"]
 
 
 def test_env_says_what_is_not_installed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +292,7 @@ def test_simulated_training_has_an_accuracy(capsys: pytest.CaptureFixture[str]) 
         ("simulate digits --quiet=3", "argument -q/--quiet: '3': takes no value"),
         ("simulate digits -q -v", "argument -v/--verbose: not allowed with argument -q/--quiet"),
         ("simulate digits --engine warp", "argument --engine: 'warp': must be one of auto, simpy, fast"),
-        ("train digits --transport tcp", "argument --transport: 'tcp': must be one of auto, shm, mpi"),
+        ("train digits --transport tcp", "argument --transport: 'tcp': must be one of auto, shm, mpi, ipc, cuda-mpi"),
         ("plot", "the following arguments are required: KIND, one of throughput, .*"),
         ("trace chrome t.jsonl", "the following arguments are required: -o/--output"),
         ("bench speed", "argument KIND: 'speed': must be one of engines, cost, collective, partial, idle, training"),

@@ -25,7 +25,7 @@ EXPECTED = {
     "seed": "InputError: rank 1 has .* seed = 1, .*; rank 0 has .* seed = 0, .*",
     "merge_once": "InputError: rank 1 has .* merge_once = True, .*; rank 0 has .* merge_once = False, .*",
     "who may": "InputError: rank 1 has .* initiators = majority, .*; rank 0 has .* initiators = solo, .*",
-    "unknown": "InputError: rank 1: transport = 'tcp': must be one of auto, shm, mpi",
+    "unknown": "InputError: rank 1: transport = 'tcp': must be one of auto, shm, mpi, ipc, cuda-mpi",
     "negative": r"InputError: rank 1: watchdog_s = -1\.0: must be from 0 \(never\) to 1e\+07",
     "endless": r"InputError: rank 1: watchdog_s = nan: must be from 0 \(never\) to 1e\+07",
     "no seed": r"InputError: rank 1: seed = -1: must be a whole number from 0 to 2\^63 - 1",

@@ -110,7 +110,7 @@ def no_mpi4py(monkeypatch: pytest.MonkeyPatch) -> None:
 
     real = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", imported)
-    monkeypatch.setattr("wagma.real.kernel.import_module", imported)
+    monkeypatch.setattr("wagma.real.modules.import_module", imported)
 
 
 @pytest.mark.usefixtures("no_mpi4py")

@@ -3,11 +3,13 @@
 WagmaError
   InputError (ValueError)              bad input; nothing has happened, or nothing that the message does not say
     ModelMismatch                      the ranks' models differ in a parameter, a shape or a dtype
-    ModelChanged                       a parameter was replaced, frozen or added after `distribute`
+    ModelChanged                       a parameter was replaced, frozen, added or moved after `distribute`
   NotFinite (ArithmeticError)          NaN or infinity in what was to be averaged into the other ranks' models
   MissingDependencyError (ImportError) something optional is not installed
   CollectiveTimeout (TimeoutError)     a wait reached its limit
   PeerFailed (RuntimeError)            another rank failed
+  DeviceError                          a GPU or its driver refused something
+    OutOfDeviceMemory (MemoryError)    too little of its memory is free
   ProtocolError (RuntimeError)         a defect
 """
 
@@ -27,7 +29,7 @@ class ModelMismatch(InputError):
 
 
 class ModelChanged(InputError):
-    """A parameter of a distributed model was replaced, frozen, unfrozen, added or removed; the message names it."""
+    """A parameter of a distributed model was replaced, frozen, unfrozen, added, removed or moved, or has another shape or dtype."""
 
 
 class NotFinite(WagmaError, ArithmeticError):
@@ -48,3 +50,11 @@ class CollectiveTimeout(WagmaError, TimeoutError):
 
 class PeerFailed(WagmaError, RuntimeError):
     """Another rank of the run failed; the message names it and its error."""
+
+
+class DeviceError(WagmaError):
+    """A device or its driver refused something; the message names the device, the call, what was asked for and what it said."""
+
+
+class OutOfDeviceMemory(DeviceError, MemoryError):
+    """There is too little memory on a device; the message says for what, how much was asked for and how much is free."""

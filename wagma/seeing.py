@@ -244,10 +244,11 @@ class Blame:
 
 
 class Summary:
-    """A run in words and figures. str() of it is what `distribute(..., progress=True)` prints at the end."""
+    """A run in words and figures. str() of it is what `distribute(..., progress=True)` prints at the end. through: how models travelled."""
 
-    def __init__(self, algorithm: str, bound: int | None, facts: Sequence[Facts]) -> None:
+    def __init__(self, algorithm: str, bound: int | None, facts: Sequence[Facts], through: str = "") -> None:
         self.algorithm = algorithm
+        self.through = through
         self.bound = bound
         self.figures = Figures(np.array([one.row() for one in facts]))
         self.blame = Blame.of([one.sync_waits for one in facts], [one.syncs for one in facts])
@@ -271,6 +272,8 @@ class Summary:
             parts.append(f"fresh {percent(run.fresh)}")
         if run.waiting is not None:
             parts.append(f"waiting {percent(run.waiting)} of the time")
+        if self.through:
+            parts.append(f"through {self.through}")
         return ", ".join(parts)
 
     def table(self) -> str:

@@ -37,12 +37,15 @@ from wagma.files import why_no_folder
 from wagma.progress import REDRAW_S, Progress
 from wagma.real.algorithms import has_syncs, require_models
 from wagma.real.checkpoints.files import find_checkpoint
+from wagma.real.devices.choice import ALLOWED as DEVICES
+from wagma.real.devices.choice import Choice, choose, device_option
 from wagma.real.launching.announced import announced, check_world
 from wagma.real.launching.channel import Sender, stack_file
 from wagma.real.launching.hosts import check_hosts
 from wagma.real.launching.launch import require, run_ranks, under_mpiexec
+from wagma.real.launching.ranks import local_rank
 from wagma.real.limited import LONGEST_TIMEOUT_S
-from wagma.real.node import TRANSPORTS
+from wagma.real.node import ON_DEVICE, TRANSPORTS
 from wagma.report.tables import results_table
 from wagma.report.times import write_times
 from wagma.results import Result, summarize
@@ -65,8 +68,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--transport",
         choices=TRANSPORTS,
         default="auto",
-        help="how models travel; auto: through shared memory if all ranks are on one machine, else MPI (default: auto)",
+        help="how models travel; auto: through shared memory if all ranks are on one machine, else MPI; of models on a device the first "
+        "of ipc, cuda-mpi, shm and mpi that all ranks can have (default: auto)",
     )
+    parser.add_argument(
+        "--device", type=_device, default="cpu", metavar="DEVICE",
+        help=f"where models and data are: {DEVICES}; cuda: each rank the GPU of its number on its machine, modulo those it sees, so that "
+        "ranks may share one; emulated: host memory, taken for an emulated device's (default: cpu)",
+    )  # fmt: skip
     parser.add_argument(
         "--resident", action="store_true", help="parameters live in the kernel's buffers: averaging copies none of them"
     )
@@ -139,6 +148,12 @@ def _plan(options: argparse.Namespace, ranks: int | None, writes: bool = True) -
         raise InputError("--no-digests: only with --trace")
     if options.tensorboard is not None and find_spec("tensorboard") is None:
         raise MissingDependencyError("--tensorboard: needs TensorBoard, which is not installed: pip install tensorboard")
+    if options.resident and options.device != "cpu":
+        raise InputError(f"--resident with --device {options.device}: resident parameters must be on the CPU")
+    if options.transport in ON_DEVICE and options.device == "cpu":
+        raise InputError(
+            f"--transport {options.transport}: of models on a device; with --device cpu it must be auto, shm or mpi"
+        )
     scenario = load_scenarios(options, None if ranks is None else [ranks])[0]
     if scenario.training.workload == "none":
         raise InputError(f'{scenario.source}: training.workload = "none": there is nothing to train; wagma simulate can run it')
@@ -195,21 +210,24 @@ def _on_this_rank(options: argparse.Namespace) -> int:
             faulthandler.enable()
     sender = Sender(options.launched, comm.rank)
     sender.send("begun", pid=os.getpid())
+    transports: list[str] = []  # of each run
     try:
-        runs = _agree(options, comm)
+        local = local_rank() if options.device == "cuda" else 0  # the ranks may have to tell each other
+        runs = _agree(options, comm, local)
         if runs is None:
             return 2
         with Progress("training", options.quiet or comm.rank != 0, every_s=options.report_every) as line:
-            results = _train(runs, options, comm, _progress(sender, len(runs), line))
+            device = choose(options.device, comm.rank, local)
+            results = _train(runs, options, comm, _progress(sender, len(runs), line), device, transports.append)
         if comm.rank == 0:
-            _write(options, runs, results)
+            _write(options, runs, results, transports)
     except BaseException as error:
         _abort(error, sender, comm, isinstance(error, MPI.Exception))
     sender.send("ended")
     return 0
 
 
-def _agree(options: argparse.Namespace, comm: Any) -> Runs | None:
+def _agree(options: argparse.Namespace, comm: Any, local: int) -> Runs | None:
     """The runs, on all ranks; None if the input is bad for any of them, which is said once."""
     from mpi4py import MPI
 
@@ -221,6 +239,7 @@ def _agree(options: argparse.Namespace, comm: Any) -> Runs | None:
         if options.hosts is not None and options.launched is None:
             raise InputError(f"--hosts {options.hosts}: mpiexec has started the ranks already; tell it where")
         runs = _plan(options, comm.size, writes=comm.rank == 0)
+        choose(options.device, comm.rank, local)
     except (InputError, MissingDependencyError) as error:
         problem = str(error)
     problems = [text for text in comm.allgather(problem) if text is not None]
@@ -235,7 +254,12 @@ def _agree(options: argparse.Namespace, comm: Any) -> Runs | None:
 
 
 def _train(
-    runs: Runs, options: argparse.Namespace, comm: Any, progress: Callable[[int, int, str], None]
+    runs: Runs,
+    options: argparse.Namespace,
+    comm: Any,
+    progress: Callable[[int, int, str], None],
+    device: Choice,
+    told: Callable[[str], object],
 ) -> list[tuple[Result, Summary]]:
     """The results, on rank 0."""
     # What is imported stays: to look through it for garbage again and again takes a sixth of a rank's start, and more at each later look.
@@ -267,8 +291,9 @@ def _train(
         seen: dict[str, Any] = {"tensorboard": scalars, "digests": digests, "every": options.every}
 
         trace = train(
-            scenario, algorithm, comm, report, transport=options.transport, resident=options.resident, saving=saving, **seen
-        )
+            scenario, algorithm, comm, report, transport=options.transport, resident=options.resident, saving=saving,
+            device=device, told=told, **seen,
+        )  # fmt: skip
         if trace is not None:
             if options.trace is not None:
                 trace.write(trace_path(options.trace, algorithm, scenario.ranks, several))
@@ -294,10 +319,13 @@ def _progress(sender: Sender, runs: int, line: Progress) -> Callable[[int, int, 
     return report
 
 
-def _write(options: argparse.Namespace, runs: Runs, found: list[tuple[Result, Summary]]) -> None:
+def _write(options: argparse.Namespace, runs: Runs, found: list[tuple[Result, Summary]], transports: list[str]) -> None:
+    """transports: how models have travelled in each run."""
     scenario, results = runs[0][0], [result for result, _ in found]
     if prints_table(options):
-        print(overview(scenario, f"trained on {scenario.ranks} real ranks"))
+        on = "" if options.device == "cpu" else f", on {options.device}"
+        through = "".join(f", through {one}" for one in dict.fromkeys(transports) if one)
+        print(overview(scenario, f"trained on {scenario.ranks} real ranks{on}{through}"))
         print(results_table(results, verbose=options.verbose))
         for _, summary in found:
             if options.verbose:
@@ -325,6 +353,13 @@ def _abort(error: BaseException, sender: Sender, comm: Any, from_mpi: bool) -> N
     time.sleep(SECONDARY_S if secondary else HEARD_S)
     comm.Abort(status)
     os._exit(status)  # MPI may return before it ends the process: nothing more must be said
+
+
+def _device(text: str) -> str:
+    try:
+        return device_option(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _seconds(text: str) -> float:

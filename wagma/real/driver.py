@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,8 @@ from wagma.core.schedule import Schedule
 from wagma.core.settings import AlgorithmSettings
 from wagma.errors import WagmaError
 from wagma.real.algorithms import gossips_in_pairs
+from wagma.real.carriers import Carrier, HostCarrier
+from wagma.real.devices.place import HOST, Place
 from wagma.real.gossip.exchange import Gossip, Received
 from wagma.real.gossip.second import View, start_second
 from wagma.real.gossip.shared import Flat, SharedModel
@@ -51,20 +53,11 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 
-class Resident(Protocol):
-    """Parameters in the engine's buffers (wagma.real.wrapper.resident)."""
-
-    def attach(self) -> None:
-        """Let the parameters look at the buffer that now holds the model."""
-
-    def collect(self) -> None:
-        """Bring back the values of parameters that the program has let look elsewhere."""
-
-
 class RankDriver:
     """One rank's generator and what its effects act on; of algorithms that gossip, the thread of a second one, too.
 
-    Where pairs average models (`wagma.real.gossip.shared`) the parameters are a snapshot, and all effects work on the original.
+    Where pairs average models (`wagma.real.gossip.shared`) the parameters are a snapshot, and all effects work on the original. carrier:
+    between the tensors, which are at `where`, and the engine; None: through host memory.
     """
 
     def __init__(
@@ -76,10 +69,11 @@ class RankDriver:
         flats: Mapping[Value, Flat],
         apply_update: Callable[[], Any],
         recorder: Recorder | None,
-        resident: Resident | None = None,
+        carrier: Carrier | None = None,
         *,
         settings: AlgorithmSettings | None = None,
         gossip: Gossip | None = None,
+        where: Place = HOST,
     ) -> None:
         self.rank = rank
         self.schedule = schedule
@@ -90,12 +84,9 @@ class RankDriver:
         self._flats = dict(flats)
         self._apply_update = apply_update
         self._recorder = recorder
-        self._resident = resident
         self._gossip = gossip
         self._shared: SharedModel | None = None
         self._lock: AbstractContextManager[Any] = nullcontext()  # what an iteration ends, and updates, under
-        self._buffer = np.empty(flats[Value.MODEL].size, flats[Value.MODEL].dtype)
-        self._taken: Value | None = None  # what the buffer still holds
         self._group_length = 0
         self._received: Received | None = None  # what Average works on; None: the engine's result
         self._exchanged = NONE  # the last iteration in which it exchanged
@@ -103,6 +94,7 @@ class RankDriver:
         self._error: BaseException | None = None
         if gossip is not None:
             self._prepare(gossip)
+        self._carrier = carrier or HostCarrier(self._flats, self._shared is None, where)
         self._algorithm = specification.run(self)
         self._expect_gradient(next(self._algorithm))
 
@@ -133,27 +125,27 @@ class RankDriver:
         if (second := self._specification.companion) is not None:
             start_second(self._gossip, second(View(self.rank, self.schedule, self.settings)))
 
-    def begin_at(self, iteration: int, published: Array | None) -> Array:
-        """Of a run that is resumed, before the first `advance`: its first iteration. Returns the model it goes on from.
+    def begin_at(self, iteration: int, published: Array | None) -> None:
+        """Of a run that is resumed, before the first `advance`: its first iteration, and the engine's.
 
         published: what `published` gave where the run was stopped; None: that is what the parameters hold.
         """
         own = self._flats[Value.MODEL]
         # Of another size: saved when this rank's model went through the collectives, in whose place there is a stand-in now.
         initial = own.read() if published is None or published.size != own.size else published
-        self._buffer[...] = initial
-        self._taken = Value.MODEL
+        if self._engine is not None:
+            self._engine.begin_at(iteration, initial)
+        self._carrier.begin(initial)
         self.schedule = replace(self.schedule, begin=iteration)
         self._algorithm = self._specification.run(self)
         self._expect_gradient(next(self._algorithm))
         if self._recorder is not None:
             self._recorder.resumed(initial)
-        return initial
 
-    def published(self) -> Array | None:
-        """After a sync: the model that this rank contributes while it is late, if the parameters have fewer bits of it (mixed dtypes)."""
-        flat = self._flats[Value.MODEL]
-        return None if self._taken is not Value.MODEL or flat.exact else self._buffer.copy()
+    @property
+    def carrier(self) -> Carrier:
+        """Between the rank's tensors and its engine."""
+        return self._carrier
 
     def advance(self, skip: bool = False) -> None:
         """The gradient is there: run the algorithm until it wants the next one. `skip`: without the local update.
@@ -205,14 +197,14 @@ class RankDriver:
                 case GroupAllreduce():
                     joined = self._join(effect)
                     self._group_length, self._received = joined.group_length, None
-                    if self._resident is not None and not joined.group_length:
-                        self._resident.attach()
+                    if not joined.group_length:
+                        self._carrier.joined()
                     outcome = GroupOutcome(int(joined.fresh), joined.group_length)
                 case Average():
                     self._average(effect)
                 case Recover():
-                    if self._collective(effect).retract(self._take(effect.value)):
-                        self._put(effect.value)
+                    if self._collective(effect).retract(self._carrier.place(effect.value, read=True)):
+                        self._carrier.put(effect.value)
                 case Scale():
                     self._scale(effect)
                 case Exchange():
@@ -239,7 +231,7 @@ class RankDriver:
         self.iteration = effect.iteration
 
     def _update(self, skip: bool) -> None:
-        self._taken = None
+        self._carrier.updated()
         with self._lock:
             if not skip and self._shared is not None:
                 self._shared.update(self._apply_update)
@@ -256,7 +248,7 @@ class RankDriver:
         return self._engine
 
     def _join(self, effect: Allreduce | GroupAllreduce) -> _native.Outcome:
-        engine, own = self._collective(effect), self._take(effect.value)
+        engine, own = self._collective(effect), self._carrier.take(effect.value)
         # A rank that has closed goes on with both: exchanges come with the collectives of their iteration.
         if self._gossip is not None:
             self._gossip.join(effect.iteration)
@@ -265,8 +257,8 @@ class RankDriver:
 
     def _allreduce(self, effect: Allreduce) -> None:
         self._join(effect)
-        self._collective(effect).copy_result(self._own)
-        self._put(effect.value)
+        self._collective(effect).copy_result(self._carrier.place(effect.value, read=False))
+        self._carrier.put(effect.value)
 
     def _average(self, effect: Average) -> None:
         weight, divisor = effect.own_weight, effect.divisor
@@ -278,40 +270,19 @@ class RankDriver:
                 if weight != divisor:
                     flat.write(merge(None, flat.read(), weight, divisor))
             elif weight in (0, 1) and divisor == int(divisor):  # which is what the kernel knows
-                if weight and (self._taken is not effect.value or self._shared is not None):
-                    self._take(effect.value)
-                self._collective(effect).merge(self._own, int(weight), int(divisor))
-                self._put(effect.value)
+                own = self._carrier.place(effect.value, read=bool(weight))
+                self._collective(effect).merge(own, int(weight), int(divisor))
+                self._carrier.put(effect.value)
             else:
-                total = np.empty_like(self._buffer)
-                self._collective(effect).copy_result(total)
+                total = self._carrier.result(self._collective(effect))
                 flat.write(merge(total, flat.read(), weight, divisor))
 
     def _scale(self, effect: Scale) -> None:
-        self._taken = None
+        self._carrier.updated()
         flat = self._flats[Value.MODEL]
         with self._lock:
             if effect.factor != 1:
                 flat.write(weighted(flat.read(), effect.factor))
-
-    @property
-    def _own(self) -> Array | None:
-        """What the engine reads from and writes to; None: its own buffers."""
-        return None if self._resident else self._buffer
-
-    def _take(self, value: Value) -> Any:
-        if self._resident is None:
-            self._flats[value].read(self._buffer)
-            self._taken = value
-        else:
-            self._resident.collect()
-        return self._own
-
-    def _put(self, value: Value) -> None:
-        if self._resident is None:
-            self._flats[value].write(self._buffer)
-        else:
-            self._resident.attach()
 
     # -- gossip ------------------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,4 @@
-"""The native engine for Python: which transport, and which checks come first.
-
-Loading order matters: `_native_mpi` names no search path for libmpi, so mpi4py has to have opened its own first; both then call
-one library. How a process ends that has an engine: `wagma.real.exits`.
-"""
+"""The native engine for Python. How its ranks reach each other: wagma.real.connect; how a process with one ends: wagma.real.exits."""
 
 from __future__ import annotations
 
@@ -14,100 +10,29 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy.typing as npt
 
 from wagma.core.protocol import NONE
 from wagma.core.schedule import Schedule
 from wagma.core.symbols import NULL
-from wagma.errors import MissingDependencyError, PeerFailed, WagmaError
-from wagma.real import library
+from wagma.errors import PeerFailed, WagmaError
+from wagma.real.connect import connect
+from wagma.real.devices.place import Place
 from wagma.real.exits import forget, note_failure, serve_until_exit
-from wagma.real.launching.announced import check_world
-from wagma.real.limited import agree, check_watchdog, is_local
-from wagma.real.node import Transport, check_transport, share_memory
+from wagma.real.limited import is_local
+from wagma.real.modules import native
+from wagma.real.node import Transport
 
 if TYPE_CHECKING:
     from wagma import _native
 
 Array = npt.NDArray[Any]
+#: A rank's model or gradient as an engine reads and writes it: an array in host memory, tensors on a device, or, None, its own buffers.
+Own: TypeAlias = "Array | _native.DeviceParts | None"
 #: Executions and iterations, with the names of wagma.trace; digests are 16 hexadecimal digits, None where they are off.
 Records = tuple[list[dict[str, Any]], list[dict[str, Any]]]
-
-
-def native() -> Any:
-    """The module wagma._native. Raises MissingDependencyError."""
-    try:
-        return import_module("wagma._native")
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"the native kernel wagma._native cannot be imported ({error}): build wagma again, with a C++ compiler (docs/install.md)"
-        ) from error
-
-
-def _mpi4py() -> Any:
-    try:
-        return import_module("mpi4py.MPI")
-    except (ImportError, RuntimeError) as error:
-        raise MissingDependencyError(library.why_no_mpi(error)) from error
-
-
-def mpi_native() -> Any:
-    """The module wagma._native_mpi, on the MPI library of mpi4py. Raises MissingDependencyError."""
-    mpi = _mpi4py()
-    native()
-    try:
-        module = import_module("wagma._native_mpi")
-    except ImportError as error:
-        raise MissingDependencyError(library.why_not_imported(error, mpi)) from error
-    wrong = library.difference(module, mpi) or library.too_few_threads(mpi)
-    if wrong is not None:
-        raise MissingDependencyError(wrong)
-    return module
-
-
-def require(comm: Any, transport: Transport = "auto", watchdog_s: float = 0.0) -> None:
-    """Raise MissingDependencyError if there is no kernel for this communicator; InputError for options that no engine has."""
-    check_transport(transport)
-    check_watchdog(watchdog_s)
-    native()
-    if transport == "mpi" and not is_local(comm):
-        mpi_native()
-
-
-def require_letters(comm: Any) -> None:
-    """Raise MissingDependencyError if ranks cannot write to each other: threads of one process can, others over MPI."""
-    if not is_local(comm) and (wrong := library.too_few_threads(_mpi4py())) is not None:
-        raise MissingDependencyError(wrong)
-
-
-def _connect(
-    comm: Any, config: _native.EngineConfig, transport: Transport, timeout_s: float, longest_nap_s: float | None
-) -> Any:
-    """This rank's transport. Collective."""
-    if is_local(comm):
-        return comm.make_transport(config.buffers, config.buffer_bytes)
-    if transport != "mpi":
-        shared = share_memory(comm, native().Node, config, timeout_s, required=transport == "shm")
-        if shared is not None:
-            return shared
-
-    def describe() -> str:
-        mpi_native()
-        return "MPI"
-
-    agree(comm, describe, timeout_s)
-    naps = {} if longest_nap_s is None else {"longest_nap_s": longest_nap_s}
-    return mpi_native().connect(comm.py2f(), config.buffers, config.buffer_bytes, timeout_s, **naps)
-
-
-def world() -> Any:
-    """mpi4py's COMM_WORLD. Raises MissingDependencyError; InputError if several processes were started that MPI knows nothing of."""
-    mpi = _mpi4py()
-    check_world(mpi.COMM_WORLD.size, mpi.Get_library_version())
-    return mpi.COMM_WORLD
 
 
 class Engine:
@@ -117,6 +42,7 @@ class Engine:
     between. `initial`: 1-D C-contiguous array, the model that is contributed until the first arrival: float32, float64, float16, or
     16-bit integers that are bfloat16s if `dtype` says so. `resident`: the model lives in the engine's buffers (`model`), and is None
     in every call. `mean_when_fresh`: the only rule of a fresh rank is sum / |G|, which is then written at once.
+    place: where this rank's model is (None, on all ranks: nobody's is on a device); on a device it comes as DeviceParts, but `initial`.
     longest_nap_s: how long an idle rank goes without looking at MPI, where that is the transport.
     Waits end after `timeout_s` seconds with CollectiveTimeout; after `watchdog_s` without anything that moves, where something is due, each
     rank says on standard error what stands (0: never). `record` keeps records, `digests` of all that is moved.
@@ -135,6 +61,7 @@ class Engine:
         resident: bool = False,
         mean_when_fresh: bool = False,
         transport: Transport = "auto",
+        place: Place | None = None,
         longest_nap_s: float | None = None,
         timeout_s: float = 300.0,
         watchdog_s: float = 60.0,
@@ -163,17 +90,18 @@ class Engine:
             digests=digests,
             begin=schedule.begin,
         )
-        connected = _connect(comm, config, transport, timeout_s, longest_nap_s)
-        self._engine: _native.Engine = native().Engine(config, connected, initial)
-        self.transport: str = connected.name
+        connected = connect(comm, config, transport, timeout_s, longest_nap_s, place)
+        own_way = () if connected.models is None else (connected.models,)
+        self._engine: _native.Engine = native().Engine(config, connected.transport, initial, *own_way)
+        self.transport: str = connected.name  # and how models on a device get there, in words
         self.buffers: int = config.buffers
         self.copies: int = self.buffers - resident  # of the model, beyond the caller's own
         self.schedule = schedule
         self._digests = digests
-        self.rank = connected.rank
+        self.rank: int = connected.transport.rank
         self._gradients = Gradients(schedule) if schedule.accumulate else None
         #: Where gradients accumulate and there are syncs: the model that goes into those that are left when this rank closes.
-        self.last_model: Callable[[], Array] | None = None
+        self.last_model: Callable[[], Own] | None = None
         self.ended = False
         self.error: WagmaError | None = None  # why the last call failed, if the engine has not ended
         if self._separate:
@@ -187,7 +115,7 @@ class Engine:
         self._engine.begin_at(iteration, initial)
         self.schedule = replace(self.schedule, begin=iteration)
 
-    def arrive(self, version: int, own: Array | None) -> _native.Outcome:
+    def arrive(self, version: int, own: Own) -> _native.Outcome:
         """Publish `own` for `version` and wait until there is something to merge.
 
         Raises CollectiveTimeout, PeerFailed, ProtocolError.
@@ -197,7 +125,7 @@ class Engine:
         with self._noting_failure():
             return self._engine.arrive(version, own)
 
-    def average(self, version: int, own: Array | None) -> _native.Outcome:
+    def average(self, version: int, own: Own) -> _native.Outcome:
         """arrive, and what follows in W algorithm 2, in one call: see `wagma.core.averaging.merge_rule`. Raises as arrive does."""
         try:
             return self._engine.average(version, own)
@@ -205,16 +133,17 @@ class Engine:
             with self._noting_failure():
                 raise
 
-    def merge(self, own: Array | None, own_weight: int, divisor: int) -> None:
+    def merge(self, own: Own, own_weight: int, divisor: int) -> None:
         """own = (sum + own_weight * own) / divisor, in place."""
         self._engine.merge(own, own_weight, divisor)
 
-    def copy_result(self, own: Array | None) -> None:
+    def copy_result(self, own: Own) -> None:
         """own = result; at a sync the result is the mean."""
         self._engine.copy_result(own)
 
-    def retract(self, own: Array) -> bool:
+    def retract(self, own: Own) -> bool:
         """own += what no version has taken yet, where contributions accumulate: before each arrive. Whether there was something."""
+        assert own is not None  # a model may be resident, gradients are not
         before = time.monotonic_ns()
         taken = self._engine.retract(own)
         if taken and self._gradients is not None:

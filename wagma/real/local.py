@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from wagma.errors import CollectiveTimeout, InputError, PeerFailed
 from wagma.real.exits import FAREWELL_S
 from wagma.real.gossip.letters import LocalPost, Office
-from wagma.real.kernel import native
+from wagma.real.modules import native
 
 T = TypeVar("T")
 
@@ -68,12 +68,18 @@ class LocalCommunicator:
 
     def make_transport(self, buffers: int, buffer_bytes: int) -> Any:
         """The transport of this rank's next engine; the n-th engines of all ranks share a hub, with buffers of the same size."""
+        return self._next_hub().transport(self.rank, buffers, buffer_bytes)
+
+    def make_device_transport(self, own: Any, addresses: list[str]) -> Any:
+        """The same for models on a device. own: this rank's wagma._native.DeviceBuffers; addresses: of all ranks' ones."""
+        return self._next_hub().device_transport(self.rank, own, addresses)
+
+    def _next_hub(self) -> Any:
         with self._world.lock:
             if self._transports == len(self._world.hubs):
                 self._world.hubs.append(native().LocalHub(self.size))
-            hub = self._world.hubs[self._transports]
             self._transports += 1
-        return hub.transport(self.rank, buffers, buffer_bytes)
+            return self._world.hubs[self._transports - 1]
 
     def make_post(self) -> LocalPost:
         """This rank's next letter box; the n-th ones of all ranks belong together."""

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from wagma.algorithms import specification
 from wagma.errors import InputError
 from wagma.real.checkpoints.run import Saving
+from wagma.real.devices.choice import CPU, Choice
 from wagma.real.evaluation import Snapshots, judge
 from wagma.real.limited import barrier, gather
 from wagma.real.node import Transport
@@ -40,14 +43,16 @@ def train(
     digests: bool = True,
     tensorboard: str | Path | None = None,
     every: int | None = None,
+    device: Choice = CPU,
+    told: Callable[[str], object] | None = None,
 ) -> Trace | None:
     """Train `scenario` with `algorithm` on all ranks of an mpi4py communicator; the trace on rank 0, None elsewhere.
 
     The trace's score is that of the consolidated model, the mean over ranks; every: there is one after each so many iterations, too.
     progress(done, total, text) is called on rank 0 after each of its iterations, text being the newest line about the run. transport,
     resident: as in `distribute`; where the models travel and live changes none of their bits. saving: checkpoints, and the one to go on
-    from. digests: of all models, in the trace. tensorboard: a folder for scalars. Raises InputError if the scenario trains nothing or has
-    another number of ranks.
+    from. digests: of all models, in the trace. tensorboard: a folder for scalars. device: where this rank trains; told: called on rank 0
+    with how models travel, before the first iteration. Raises InputError if the scenario trains nothing or has another number of ranks.
     """
     if scenario.training.workload == "none":
         raise InputError(f'{scenario.source}: training.workload = "none": nothing to train; allowed: {", ".join(REGISTRY)}')
@@ -56,16 +61,20 @@ def train(
     if scenario.ranks != comm.size:
         raise InputError(f"{scenario.source}: ranks = {scenario.ranks}: the run has {comm.size}; use -n {scenario.ranks}")
     wall = time.perf_counter()
-    replica = replicas(scenario, range(comm.rank, comm.rank + 1))[0]
+    replica = _replica(scenario, comm.rank, device)
     settings = scenario.settings_of(algorithm)
     own = {key: getattr(settings, key) for key in specification(algorithm).keys}
     newest = _Newest()
     optimizer = distribute(
         replica.optimizer, replica.model, algorithm, settings.group_size, settings.sync_period,
         comm=comm, merge_once=settings.merge_once, settings=own, seed=scenario.seed, transport=transport, resident=resident,
+        device="emulated" if device.emulated else None,
         progress=newest if progress is not None else False, report_every=1.0, tensorboard=tensorboard, record=True if digests else "times",
     )  # fmt: skip
-    optimizer.recorder.start.environment = environment(scenario.training.workload)
+    newest(f"through {optimizer.transport}" if optimizer.transport else "")
+    if told is not None and comm.rank == 0:
+        told(optimizer.transport)
+    optimizer.recorder.start.environment = environment(scenario.training.workload, device.tensors)
     replica.warm_up()
     saving = Saving() if saving is None else saving
     saving.go_on(optimizer, scenario, replica.state)
@@ -82,6 +91,12 @@ def train(
     judgement.enter(trace, on_the_way=every is not None)
     trace.wall_s = time.perf_counter() - wall
     return trace
+
+
+def _replica(scenario: Scenario, rank: int, device: Choice) -> Replica:
+    if device.on_gpu:
+        torch.cuda.set_device(device.tensors)  # or what has no device yet would be made on the first one
+    return replicas(scenario, range(rank, rank + 1), device.tensors)[0]
 
 
 class _Newest:
@@ -110,14 +125,19 @@ def _iterate(
     saved = optimizer.iteration
     snapshots.after(saved)
     recorder.restart_clock()
+    if progress is not None:
+        progress(saved, scenario.iterations, newest.line)
     for t in range(saved, scenario.iterations):
         began, busy = time.monotonic_ns(), time.thread_time_ns()
         work = replica.compute_gradient(t)
+        replica.settle()  # what is still computed when the step begins would count as waiting for others
         if training.paced:
             _sleep_until(began + int(times.compute_ns(t)[replica.rank]))
         elif training.stretch > 1:
-            # By the processor's time: what other ranks took of this core meanwhile is part of the sleep, not of what is stretched.
-            _sleep_until(began + int(training.stretch * (time.thread_time_ns() - busy)))
+            # By the processor's time: what other ranks took of this core meanwhile is part of the sleep, not of what is stretched. A GPU
+            # has no such clock for one of its users.
+            own = time.monotonic_ns() - began if replica.on_gpu else time.thread_time_ns() - busy
+            _sleep_until(began + int(training.stretch * own))
         recorder.worked(work)
         if delayed and (delay := int(times.delay_ns(t)[replica.rank])):
             before = time.monotonic_ns()

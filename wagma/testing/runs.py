@@ -144,7 +144,7 @@ def require_real() -> None:
     """Raise MissingDependencyError, naming it, if something is not installed that real ranks need: torch, the native kernel."""
     if find_spec("torch") is None:
         raise MissingDependencyError("run_real needs torch: pip install torch (docs/install.md)")
-    from wagma.real.kernel import native
+    from wagma.real.modules import native
 
     native()
 

@@ -28,15 +28,16 @@ def workload(scenario: Scenario) -> Workload:
     return make(scenario)
 
 
-def replicas(scenario: Scenario, ranks: range | None = None) -> list[Replica]:
+def replicas(scenario: Scenario, ranks: range | None = None, device: str = "cpu") -> list[Replica]:
     """One replica of the scenario's workload for each of `ranks` (default: all). Sets torch to one thread: bits depend on it.
 
+    device: where torch has models and data. Initial values are the same everywhere.
     Raises MissingDependencyError if something that the workload needs is not installed, InputError if the scenario does not fit it.
     """
     data = workload(scenario)
     from wagma.workloads.replica import Replica
 
-    return [Replica(data, scenario, rank) for rank in (range(scenario.ranks) if ranks is None else ranks)]
+    return [Replica(data, scenario, rank, device) for rank in (range(scenario.ranks) if ranks is None else ranks)]
 
 
 def has_common_model(algorithm: str, ranks: int) -> bool:

@@ -84,6 +84,11 @@ class Digits:
         self._shards = deal(train_labels, scenario.ranks, self._seed, training.shards, training.concentration)
         self._orders: dict[int, tuple[int, Indices]] = {}  # rank -> epoch, and the order of its shard in it
 
+    def to(self, device: torch.device) -> None:
+        """All images, once."""
+        self._train, self._train_labels = self._train.to(device), self._train_labels.to(device)
+        self._test, self._test_labels = self._test.to(device), self._test_labels.to(device)
+
     def model(self) -> torch.nn.Module:
         """The network; initial values from the scenario's seed."""
         with seeded(self._seed):
@@ -95,7 +100,7 @@ class Digits:
 
     def labels(self, rank: int) -> torch.Tensor:
         """What the images of a rank's shard show, 0 to 9."""
-        return self._train_labels[torch.from_numpy(self._shards[rank])]
+        return self._train_labels.cpu()[torch.from_numpy(self._shards[rank])]
 
     def batch(self, rank: int, iteration: int) -> Indices:
         """Indices into the training images: the rank's batch of the iteration, batch_size of them."""
@@ -110,7 +115,7 @@ class Digits:
 
     def examples(self, indices: Indices) -> tuple[torch.Tensor, torch.Tensor]:
         """(images, labels) of these training images."""
-        chosen = torch.from_numpy(indices)
+        chosen = torch.from_numpy(indices).to(self._train.device)
         return self._train[chosen], self._train_labels[chosen]
 
     def criterion(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

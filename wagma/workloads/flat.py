@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from typing import Any
 
@@ -27,7 +27,7 @@ class FlatView:
     bfloat16 together, or either with float32: float32), so that a value is rounded once, on the way back. A model that is float16
     or bfloat16 throughout travels in that; halves = False: as float32, for those who compute with the array. Raises InputError, naming the
     parameter, for any other dtype, and if there is no number in any of them; ModelChanged, beginning with `who`, once one of them has been
-    given data of another shape.
+    given data of another shape or dtype, or on another device.
     """
 
     def __init__(self, named: Sequence[tuple[str, torch.Tensor]], halves: bool = True, who: str = "") -> None:
@@ -46,8 +46,9 @@ class FlatView:
         self.exact = all(tensor.dtype == common for _, tensor in named)  # else parameters hold what is in the array rounded
         self.named = list(named)
         self.parameters = [tensor for _, tensor in named]
-        self._shapes = [tensor.shape for tensor in self.parameters]
-        self._who = who
+        self.shapes = [tensor.shape for tensor in self.parameters]
+        self.who = who
+        self._before = [(tensor.shape, tensor.dtype, tensor.device) for tensor in self.parameters]
         ends = np.cumsum([tensor.numel() for tensor in self.parameters]).tolist()
         self.size = int(ends[-1])
         if not self.size:
@@ -57,40 +58,54 @@ class FlatView:
     def read(self, out: Array | None = None) -> Array:
         """All values in order: a new array of shape (size,), or `out`."""
         out = np.empty(self.size, self.dtype) if out is None else out
-        target = self._tensor(out)
         with torch.no_grad():
-            for part, (name, parameter), shape in zip(self._slices, self.named, self._shapes, strict=True):
-                if parameter.shape != shape:
-                    raise self._changed(name, parameter, shape)
-                self._read(target[part].view(shape), parameter)
+            for target, parameter in zip(self.parts(self.tensor(out)), self.unchanged(), strict=True):
+                self._read(target, parameter)
         return out
 
     def write(self, values: Array) -> None:
         """Put values of shape (size,) back into the tensors."""
-        source = self._tensor(values)
         with torch.no_grad():
-            for part, (name, parameter), shape in zip(self._slices, self.named, self._shapes, strict=True):
-                if parameter.shape != shape:
-                    raise self._changed(name, parameter, shape)
-                self._write(source[part].view(shape), parameter)
+            for source, parameter in zip(self.parts(self.tensor(values)), self.unchanged(), strict=True):
+                self._write(source, parameter)
 
-    def parts(self, values: Array) -> list[torch.Tensor]:
-        """Values of shape (size,) as tensors of the parameters' shapes, which share its memory."""
-        whole = self._tensor(values)
-        return [whole[part].view(shape) for part, shape in zip(self._slices, self._shapes, strict=True)]
+    def parts(self, whole: torch.Tensor) -> list[torch.Tensor]:
+        """A tensor of shape (size,) as ones of the parameters' shapes, which share its memory."""
+        return [whole[part].view(shape) for part, shape in zip(self._slices, self.shapes, strict=True)]
 
-    def _changed(self, name: str, parameter: torch.Tensor, before: torch.Size) -> ModelChanged:
-        now, old = tuple(parameter.shape), tuple(before)
-        return ModelChanged(
-            f"{self._who}parameter {name!r} has shape {now} since distribute, and had {old}; wrap anew after the change"
-        )
+    def unchanged(self) -> Iterator[torch.Tensor]:
+        """The parameters. Raises ModelChanged at one that is not what it was."""
+        for (name, parameter), before in zip(self.named, self._before, strict=True):
+            if (parameter.shape, parameter.dtype, parameter.device) != before:
+                raise self._changed(name, parameter, *before)
+            yield parameter
 
-    def _tensor(self, values: Array) -> torch.Tensor:
+    def _changed(
+        self, name: str, now: torch.Tensor, shape: torch.Size, dtype: torch.dtype, device: torch.device
+    ) -> ModelChanged:
+        if now.shape != shape:
+            what = f"has shape {tuple(now.shape)} since distribute, and had {tuple(shape)}"
+        elif now.dtype != dtype:
+            what = f"is {now.dtype} since distribute, and was {dtype}"
+        else:
+            what = f"is on {now.device} since distribute, and was on {device}"
+        return ModelChanged(f"{self.who}parameter {name!r} {what}; wrap anew after the change")
+
+    def tensor(self, values: Array) -> torch.Tensor:
+        """Values of shape (size,) as a tensor that shares their memory."""
         whole = torch.from_numpy(values)
         return whole.view(torch.bfloat16) if self.torch_dtype is torch.bfloat16 else whole
 
+    def own(self, parameter: torch.Tensor) -> torch.Tensor | None:
+        """What of a parameter is in the array; None: nothing, which is read as zeros."""
+        return parameter
+
     def _read(self, target: torch.Tensor, parameter: torch.Tensor) -> None:
-        target.copy_(parameter)
+        found = self.own(parameter)
+        if found is None:
+            target.zero_()
+        else:
+            target.copy_(found)
 
     def _write(self, source: torch.Tensor, parameter: torch.Tensor) -> None:
         parameter.copy_(source)
@@ -99,11 +114,9 @@ class FlatView:
 class FlatGradient(FlatView):
     """The gradients of parameters. None is read as zeros; where another rank had a gradient and this one None, it gets the mean."""
 
-    def _read(self, target: torch.Tensor, parameter: torch.Tensor) -> None:
-        if parameter.grad is None:
-            target.zero_()
-        else:
-            target.copy_(parameter.grad)
+    def own(self, parameter: torch.Tensor) -> torch.Tensor | None:
+        """The gradient."""
+        return parameter.grad
 
     def _write(self, source: torch.Tensor, parameter: torch.Tensor) -> None:
         if parameter.grad is not None:

@@ -9,11 +9,11 @@ from importlib.util import find_spec
 from wagma.workloads.registry import REGISTRY
 
 
-def environment(workload: str) -> dict[str, str]:
+def environment(workload: str, device: str = "cpu") -> dict[str, str]:
     """Name -> value, of this process: two runs that differ in none of these compute the same bits. Raises as `require` does.
 
     python: the workload text reads its sources. threads: torch's, since their number decides in which order a kernel adds up.
-    instructions: what torch's kernels were chosen for.
+    instructions: what torch's kernels were chosen for. device, cuda: only of what is trained on a GPU.
     """
     import torch
 
@@ -24,6 +24,8 @@ def environment(workload: str) -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+    if device != "cpu":
+        found |= {"device": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda)}
     packages = [
         "numpy",
         *(name for module, name in REGISTRY[workload].needs.items() if module != "torch" and find_spec(module)),

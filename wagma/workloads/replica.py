@@ -33,8 +33,11 @@ class Workload(Protocol):
     def score(self) -> Score:
         """What `evaluate` measures."""
 
+    def to(self, device: torch.device) -> None:
+        """Models will be there: batches, and what they are judged by, come there, too. Before the first `stream`."""
+
     def model(self) -> torch.nn.Module:
-        """A new model, the same for every rank."""
+        """A new model, the same for every rank, in host memory."""
 
     def stream(self, rank: int) -> Stream:
         """A rank's way through the data, from its beginning."""
@@ -59,18 +62,25 @@ class EvenWorkload(Workload, Protocol):
 class Replica:
     """A rank's model, its local optimizer and its place in the data."""
 
-    def __init__(self, workload: Workload, scenario: Scenario, rank: int) -> None:
+    def __init__(self, workload: Workload, scenario: Scenario, rank: int, device: str = "cpu") -> None:
         # One thread, since the number of threads decides in which order a kernel adds up, and so the bits.
         torch.set_num_threads(1)
         self.rank = rank
         self.workload = workload
-        self.model = workload.model()
+        self._device = torch.device(device)
+        workload.to(self._device)
+        self.model = workload.model().to(self._device)
         self.optimizer = make_optimizer(self.model, scenario.training)
         self._learning_rate, self._decay = scenario.training.learning_rate, scenario.training.decay
         self._decays_at, self._iterations = scenario.training.decay_from * scenario.iterations, scenario.iterations
         self.last_loss: torch.Tensor | None = None
         self._stream = workload.stream(rank)
         self._model, self._gradient = flat_views(self.model)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it computes on one."""
+        return self._device.type == "cuda"
 
     @property
     def state(self) -> dict[str, Any]:
@@ -81,6 +91,12 @@ class Replica:
         """A gradient that leaves nothing behind: the first one pays for torch's own set-up, which is no iteration's time."""
         self.workload.stream(self.rank).loss(self.model, 0).backward()  # type: ignore[no-untyped-call]
         self.optimizer.zero_grad()
+        self.settle()
+
+    def settle(self) -> None:
+        """Until a GPU has done what this thread has given it, in the stream that it works in: what was computed is computed then."""
+        if self.on_gpu:
+            torch.cuda.current_stream(self._device).synchronize()
 
     def compute_gradient(self, iteration: int) -> float | None:
         """Forward and backward pass on this rank's batch of the iteration; how much work that was, None: as the scenario says."""

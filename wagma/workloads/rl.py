@@ -11,7 +11,7 @@ drawn, so that it is a function of these and of the model: both worlds see the s
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ class Policy:
     def __init__(self, model: nn.Module) -> None:
         assert isinstance(model, ActorCritic)
         linear = [layer for layer in model.actor if isinstance(layer, nn.Linear)]
-        self._weights = [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in linear]
+        self._weights = [(layer.weight.detach().cpu().numpy(), layer.bias.detach().cpu().numpy()) for layer in linear]
 
     def logits(self, seen: Floats, actions: int) -> Floats:
         """Of the first `actions` actions."""
@@ -90,6 +90,10 @@ class Episode:
     log_probabilities: torch.Tensor
     advantages: torch.Tensor
     returns: torch.Tensor
+
+    def to(self, device: torch.device) -> Episode:
+        """The same episode there."""
+        return Episode(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
     def loss(self, model: nn.Module) -> torch.Tensor:
         """PPO's clipped loss, with the critic's and an entropy bonus."""
@@ -119,7 +123,12 @@ class Rl:
                 f"{scenario.source}: training.batch_size = {training.batch_size}: must be at most {LONGEST}, steps of the longest episode"
             )
         self.seed, self.epochs, self.most_steps = scenario.seed, training.epochs, training.batch_size
+        self.device = torch.device("cpu")
         self._judged = [Environment(number, JUDGED_STEPS) for number in range(len(KINDS))]
+
+    def to(self, device: torch.device) -> None:
+        """Episodes are collected with a copy of the policy in host memory, and learned from there."""
+        self.device = device
 
     def model(self) -> ActorCritic:
         """Actor and critic; initial values from the scenario's seed."""
@@ -172,7 +181,7 @@ class Experience:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """What `state_dict` gave."""
-        self._episode = Episode(**state["episode"]) if state else None
+        self._episode = Episode(**state["episode"]).to(self._workload.device) if state else None
 
     def _collect(self, model: nn.Module, iteration: int) -> Episode:
         seed, rank = self._workload.seed, self._rank
@@ -192,15 +201,18 @@ class Experience:
             seen.append(view)
             if ended or cut:
                 break
-        return _episode(model, environment.kind.actions, np.stack(seen), actions, rewards, ended)
+        return _episode(model, self._workload.device, environment.kind.actions, np.stack(seen), actions, rewards, ended)
 
 
-def _episode(model: nn.Module, possible: int, seen: Floats, actions: list[int], rewards: list[float], ended: bool) -> Episode:
+def _episode(
+    model: nn.Module, device: torch.device, possible: int, seen: Floats, actions: list[int], rewards: list[float], ended: bool
+) -> Episode:  # fmt: skip
     """Advantages by GAE. seen has the state after the last step, too, whose value counts unless the episode came to its end."""
-    allowed = torch.tensor([0.0 if action < possible else IMPOSSIBLE for action in range(ACTIONS)])
-    taken = torch.tensor(actions)
+    allowed = torch.tensor([0.0 if action < possible else IMPOSSIBLE for action in range(ACTIONS)], device=device)
+    taken = torch.tensor(actions, device=device)
+    states = torch.from_numpy(seen).to(device)
     with torch.no_grad():
-        logits, values = model(torch.from_numpy(seen))
+        logits, values = model(states)
         log_all = torch.log_softmax(logits[:-1] + allowed, dim=-1)
     value = values.tolist()
     advantages, running, following = [0.0] * len(actions), 0.0, 0.0 if ended else value[-1]
@@ -208,9 +220,9 @@ def _episode(model: nn.Module, possible: int, seen: Floats, actions: list[int], 
         surprise = REWARD_SCALE * rewards[t] + DISCOUNT * following - value[t]
         running = surprise + DISCOUNT * TRACE_DECAY * running
         advantages[t], following = running, value[t]
-    raw = torch.tensor(advantages)
+    raw = torch.tensor(advantages, device=device)
     return Episode(
-        torch.from_numpy(seen[:-1]), taken, allowed, log_all.gather(1, taken[:, None]).squeeze(1),
+        states[:-1], taken, allowed, log_all.gather(1, taken[:, None]).squeeze(1),
         (raw - raw.mean()) / (raw.std(correction=0) + 1e-8), raw + values[:-1],
     )  # fmt: skip
 

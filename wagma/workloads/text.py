@@ -68,7 +68,7 @@ class Transformer(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits."""
-        x = self.bytes(tokens) + self.places(torch.arange(tokens.shape[1]))
+        x = self.bytes(tokens) + self.places(torch.arange(tokens.shape[1], device=tokens.device))
         logits: torch.Tensor = self.head(self.norm(self.blocks(x)))
         return logits
 
@@ -80,6 +80,10 @@ class Batch:
     inputs: torch.Tensor
     targets: torch.Tensor
     tokens: int
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch there."""
+        return Batch(self.inputs.to(device), self.targets.to(device), self.tokens)
 
 
 class Text:
@@ -102,6 +106,7 @@ class Text:
         self._sequences = [one for one, out in zip(sequences, held_out, strict=True) if not out]
         tested = sorted([one for one, out in zip(sequences, held_out, strict=True) if out][:EVALUATED], key=len)
         self._tests = [_padded(tested[first : first + 8]) for first in range(0, len(tested), 8)]
+        self._device = torch.device("cpu")
         self._seed, self._ranks = scenario.seed, scenario.ranks
         self._most, self._most_tokens = training.batch_size, training.batch_tokens
         lengths = np.array([one.size for one in self._sequences])
@@ -113,6 +118,11 @@ class Text:
             raise InputError(
                 f"{scenario.source}: ranks = {self._ranks}: the workload text has {len(self._plan(0))} batches to share out"
             )
+
+    def to(self, device: torch.device) -> None:
+        """What models are judged by, once; batches as they come, since each is put together anew."""
+        self._device = device
+        self._tests = [test.to(device) for test in self._tests]
 
     def model(self) -> Transformer:
         """The network; initial values from the scenario's seed."""
@@ -126,7 +136,7 @@ class Text:
     def batch(self, rank: int, iteration: int) -> Batch:
         """The rank's batch of the iteration."""
         epoch, place = divmod(iteration, self._batches)
-        return _padded([self._sequences[i] for i in self._plan(epoch)[place * self._ranks + rank]])
+        return _padded([self._sequences[i] for i in self._plan(epoch)[place * self._ranks + rank]]).to(self._device)
 
     def evaluate(self, model: nn.Module) -> float:
         """Cross entropy of held-out bytes, in bits."""

@@ -212,13 +212,6 @@ def _restore_common(loaded: _Loaded, optimizer: DistributedOptimizer) -> None:
     with torch.no_grad():
         for name, buffer in buffers_of(agreed.model).items():
             buffer.copy_(loaded.parts["buffers"][name])
-    iteration, initial = (
-        loaded.manifest["iteration"],
-        parts.driver.begin_at(loaded.manifest["iteration"], loaded.parts["published"]),
-    )
-    if parts.engine is not None:
-        parts.engine.begin_at(iteration, initial)
-    if parts.resident is not None:
-        parts.resident.attach()
+    parts.driver.begin_at(loaded.manifest["iteration"], loaded.parts["published"])
     if loaded.own_random:
         restore_random_states(loaded.parts["random"])

@@ -139,7 +139,7 @@ def _own_files(optimizer: DistributedOptimizer, state: State, extra: Mapping[str
         "optimizer": encoder.encode(optimizer.optimizer.state_dict(), "optimizer"),
         "buffers": encoder.encode(buffers_of(agreed.model), "buffers"),
         "modules": encoder.encode(extra_states(agreed.model), "modules"),
-        "published": encoder.encode(optimizer._parts.driver.published(), "published"),
+        "published": encoder.encode(optimizer._parts.driver.carrier.published(), "published"),
         "state": encoder.encode({name: _state_of(name, one) for name, one in state.items()}, "state"),
         "random": encoder.encode(random_states(), "random"),
         "extra": encoder.encode(dict(extra), "extra"),

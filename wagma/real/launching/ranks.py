@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from wagma.errors import MissingDependencyError
-from wagma.real.kernel import world
 from wagma.real.launching.announced import announced
 from wagma.real.limited import gather_text
+from wagma.real.modules import world
 from wagma.real.node import machine
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 
 from wagma.real.bench.collective import Copies
 from wagma.real.bench.rounds import Rounds
-from wagma.real.kernel import native
+from wagma.real.modules import native
 
 COPY_ROUNDS = 3
 NAP_S = 5e-3

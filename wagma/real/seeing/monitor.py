@@ -273,7 +273,8 @@ class Monitor:
         if values is None:
             return
         facts, notes = zip(*values, strict=True)
-        self.summary = Summary(self._specification.name, self._bound, facts)
+        through = "" if self._engine is None else self._engine.transport
+        self.summary = Summary(self._specification.name, self._bound, facts, through)
         if self._tensorboard is not None:
             run = self.summary.figures
             self._tensorboard.add(done, run, run.since(self._seen[0][1] if self._seen else None))

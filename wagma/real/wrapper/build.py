@@ -16,13 +16,16 @@ from wagma.core.schedule import NEVER, Schedule
 from wagma.core.settings import AlgorithmSettings
 from wagma.errors import InputError
 from wagma.real.algorithms import gossips, has_collectives
+from wagma.real.carriers import Carrier
 from wagma.real.checkpoints.parts import Agreed
+from wagma.real.devices.carrier import DeviceCarrier
+from wagma.real.devices.place import Place
 from wagma.real.driver import RankDriver
 from wagma.real.exits import is_orderly
 from wagma.real.gossip.exchange import gossip_of
 from wagma.real.gossip.shared import Flat, StandIn
 from wagma.real.kernel import Engine
-from wagma.real.node import Transport
+from wagma.real.node import HOST_TRANSPORT, Transport
 from wagma.real.seeing.monitor import Monitor, Seeing
 from wagma.real.wrapper.consolidated import consolidated, last_sync_of
 from wagma.real.wrapper.extras import SYNCING, Extras, FloatBuffers, Policies
@@ -41,6 +44,7 @@ class Options:
     resident: bool
     check_finite: bool
     transport: Transport
+    device: str | None
     timeout_s: float
     watchdog_s: float
     seeing: Seeing
@@ -62,6 +66,7 @@ class Plan:
     settings: AlgorithmSettings
     model: FlatView
     gradient: FlatView
+    place: Place  # of the parameters
     policies: Policies
 
     def describe(self, options: Options) -> dict[str, Any]:
@@ -94,16 +99,20 @@ def build(
         flats, options = dict.fromkeys(Value, StandIn(plan.model.dtype)), replace(options, resident=False)
     # Before the engine: what is left open is closed in this order at exit, which is that of `Parts.close`.
     gossip = gossip_of(comm, initial.dtype, options.timeout_s, options.watchdog_s) if gossips(spec) else None
-    engine = _engine(comm, spec, plan, options, flats[Value.MODEL]) if has_collectives(spec) else None
+    # Whatever gossips computes with arrays in host memory, and the parameters of a resident model are there: on all ranks.
+    place = None if alone or gossip is not None or options.resident else plan.place
+    engine = _engine(comm, spec, plan, options, flats[Value.MODEL], place) if has_collectives(spec) else None
     buffers = FloatBuffers(model)
     meetings = _meetings(comm, plan, buffers, options) if spec.collectives is not Collectives.NONE and comm.size > 1 else None
-    placed = resident_model(plan.model, engine) if options.resident and engine is not None else None
     recorder = seeing.recorder(comm.rank, initial)
     intact = Intact(model, comm.rank)
     driver = RankDriver(
         spec, comm.rank, plan.schedule, engine, flats,
-        _Update(optimizer, intact if options.check_finite else None), recorder, placed, settings=plan.settings, gossip=gossip,
+        _Update(optimizer, intact if options.check_finite else None), recorder, _carrier(plan, options, engine, place),
+        settings=plan.settings, gossip=gossip, where=plan.place,
     )  # fmt: skip
+    if engine is not None and plan.schedule.accumulate:
+        engine.last_model = driver.carrier.last
     monitor = Monitor(
         comm, seeing, plan.spec, plan.schedule, engine, recorder, plan.model.size, plan.model.kernel_dtype, options.timeout_s
     )
@@ -120,7 +129,6 @@ def build(
         engine,
         gossip,
         meetings,
-        placed,
         monitor,
         options.check_finite,
         consolidate,
@@ -129,17 +137,21 @@ def build(
     )
 
 
-def _engine(comm: Any, spec: Specification, plan: Plan, options: Options, model: Flat) -> Engine:
+def _carrier(plan: Plan, options: Options, engine: Engine | None, place: Place | None) -> Carrier | None:
+    """None: by way of host memory."""
+    if options.resident and engine is not None:
+        return resident_model(plan.model, engine)
+    return DeviceCarrier(plan.model, plan.gradient, place) if place is not None and place.on_device else None
+
+
+def _engine(comm: Any, spec: Specification, plan: Plan, options: Options, model: Flat, place: Place | None) -> Engine:
     # A late rank that has published no gradient yet contributes zeros.
     first = model.read() if spec.value is Value.MODEL else np.zeros(model.size, model.dtype)
-    engine = Engine(
+    return Engine(
         comm, plan.schedule, first, dtype=plan.model.kernel_dtype, merge_once=options.merge_once, resident=options.resident,
-        mean_when_fresh=spec.by_merge_rule, transport=options.transport, timeout_s=options.timeout_s, watchdog_s=options.watchdog_s,
-        record=options.seeing.records, digests=options.seeing.digests,
+        mean_when_fresh=spec.by_merge_rule, transport=options.transport, place=place, timeout_s=options.timeout_s,
+        watchdog_s=options.watchdog_s, record=options.seeing.records, digests=options.seeing.digests,
     )  # fmt: skip
-    if plan.schedule.accumulate:
-        engine.last_model = model.read
-    return engine
 
 
 class _Update:
@@ -156,8 +168,10 @@ class _Update:
 
 
 def _meetings(comm: Any, plan: Plan, buffers: FloatBuffers, options: Options) -> Meetings:
-    """For the means of all ranks that are not those of an iteration."""
-    return Meetings(comm, plan.model.size + buffers.numbers, transport=options.transport, timeout_s=options.timeout_s)
+    """For the means of all ranks that are not those of an iteration: through host memory, wherever the model is."""
+    return Meetings(
+        comm, plan.model.size + buffers.numbers, transport=HOST_TRANSPORT[options.transport], timeout_s=options.timeout_s
+    )
 
 
 @contextmanager

@@ -12,6 +12,10 @@ without a collective ranks write to each other over MPI, whatever it is. timeout
 without anything that moves each rank says what stands (0: never; SIGUSR1: at any time). settings: what only this algorithm has,
 such as {"out_neighbours": 2} of sgp (docs/algorithms.md); seed: of partners and initiators; merge_once: merge no sum twice.
 
+Parameters on a GPU are read and written there (docs/devices.md). transport may then be "ipc" or "cuda-mpi", too, with buffers on the device
+as well; "auto" is the first of "ipc", "cuda-mpi", "shm" and "mpi" that all ranks can have. device: None, where the parameters are;
+"emulated" takes those in host memory for an emulated device's, and does without a GPU what is done with one.
+
 At syncs (allreduce_sgd: in every sync_period-th iteration), optimizer_state is "local", kept as it is, "average" or "reset"; buffers
 (BatchNorm statistics) are "local", "average" or "broadcast", of the first rank that has not closed. None: the default ("local",
 "average"; docs/training.md says why), "local" where there are no syncs. check_finite: refuse to average NaN or infinity into the other
@@ -30,16 +34,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from wagma.algorithms import specification
 from wagma.errors import InputError
 from wagma.real.algorithms import gossips, require_models
-from wagma.real.kernel import require, require_letters, world
+from wagma.real.devices.model import place_of
+from wagma.real.devices.place import check_device
 from wagma.real.launching.threads import share_cores
 from wagma.real.limited import agree
+from wagma.real.modules import require, require_letters, world
 from wagma.real.node import Transport
 from wagma.real.seeing.monitor import Record, Seeing
 from wagma.real.wrapper.alike import agree_on_model, check_whole, start_alike
@@ -78,9 +84,11 @@ class _Choice:
         if options.resident:
             require_models(spec)
             check_resident(views[0], model)
+            if options.device is not None:
+                raise InputError(f"resident = True with device = {options.device!r}: resident parameters must be on the CPU")
         schedule = spec.schedule(comm.size, size, period, resolve_initiators(own.initiators, comm.size), self.seed)
         chosen = policies(spec, period, self.optimizer_state, self.buffers)
-        return Plan(spec, schedule, own.of_algorithm(self.seed), *views, chosen)
+        return Plan(spec, schedule, own.of_algorithm(self.seed), *views, place_of(views[0], options.device, comm.rank), chosen)
 
 
 def distribute(
@@ -99,6 +107,7 @@ def distribute(
     seed: int = 0,
     resident: bool = False,
     transport: Transport = "auto",
+    device: Literal["emulated"] | None = None,
     timeout_s: float = 300.0,
     watchdog_s: float = 60.0,
     progress: bool | Callable[[str], None] = False,
@@ -119,7 +128,7 @@ def distribute(
     comm = world() if comm is None else comm
     choice = _Choice(algorithm, group_size, sync_period, {} if settings is None else settings, seed, optimizer_state, buffers)
     seeing = Seeing(progress, report_every, tensorboard, trace, record)
-    options = Options(merge_once, resident, check_finite, transport, timeout_s, watchdog_s, seeing)
+    options = Options(merge_once, resident, check_finite, transport, device, timeout_s, watchdog_s, seeing)
 
     def describe() -> str:
         _check_pair(optimizer, model)
@@ -193,6 +202,7 @@ def _check_types(choice: _Choice, options: Options) -> None:
     given = choice.seed
     if type(given) is not int or not 0 <= given <= LARGEST_SEED:
         raise InputError(f"seed = {given!r}: must be a whole number, at least 0 and at most {LARGEST_SEED}")
+    check_device(options.device)
     for name in ("check_finite", "merge_once", "resident"):
         given = getattr(options, name)
         if not isinstance(given, bool):

@@ -23,7 +23,6 @@ from wagma.real.wrapper.extras import Extras
 from wagma.real.wrapper.intact import Intact
 from wagma.real.wrapper.loss_scale import found_overflow, unscale
 from wagma.real.wrapper.mean import Meetings
-from wagma.real.wrapper.resident import ResidentModel
 from wagma.seeing import Summary
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ class Parts:
     engine: Engine | None  # of the algorithm's collectives
     gossip: Gossip | None  # its letters to single ranks
     meetings: Meetings | None  # None: a rank alone, or one that never communicates
-    resident: ResidentModel | None
     monitor: Monitor
     check_finite: bool
     #: A context manager in which the model is the mean of all ranks'; its argument: whether this rank has closed.
@@ -52,6 +50,7 @@ class Parts:
 
     def close(self) -> None:
         """Serve the other ranks until all have closed."""
+        self.driver.carrier.settle()
         if self.meetings is not None:
             self.meetings.begin_close()  # or a rank that waits there for this one would keep it waiting in the engine
         if self.gossip is not None:  # first: a rank that has both may have to go on with both, and closes neither before
@@ -319,12 +318,15 @@ class DistributedOptimizer(torch.optim.Optimizer):
     def _detach(self) -> None:
         if self._closed:
             return
-        if self._parts.resident is not None:
-            self._parts.resident.detach()
-            self._parts.resident = None
+        self._parts.driver.carrier.release()
         self._following.remove()
         self._closed = True
         self._parts.release()
+
+    @property
+    def transport(self) -> str:
+        """How the models of its collectives travel, in words: "shared memory", "CUDA IPC on NVIDIA H200"; "" without collectives."""
+        return "" if self._parts.engine is None else self._parts.engine.transport
 
     @property
     def recorder(self) -> Recorder:

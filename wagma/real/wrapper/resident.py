@@ -10,9 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from wagma.core.effects import Value
 from wagma.errors import InputError, ModelChanged
+from wagma.real.kernel import Engine
 from wagma.workloads.flat import FlatView, plain
 
 
@@ -53,21 +57,61 @@ def _check_apart(model: FlatView, whole: torch.nn.Module) -> None:
 
 
 class ResidentModel:
-    """The parameters of one model, and the engine's buffers as parts of their shapes."""
+    """The parameters of one model, and the engine's buffers as parts of their shapes: a `wagma.real.carriers.Carrier`."""
 
     def __init__(self, model: FlatView, engine: Any) -> None:
         self._engine = engine
+        self._size, self._dtype = model.size, model.dtype
         self._names = [name for name, _ in model.named]
         self._parameters = model.parameters
-        self._parts = [model.parts(engine.buffer(index)) for index in range(engine.buffers)]
-        self.attach()
+        self._parts = [model.parts(model.tensor(engine.buffer(index))) for index in range(engine.buffers)]
+        self._attach()
 
-    def attach(self) -> None:
+    def take(self, value: Value) -> None:
+        """The engine has it."""
+        self._collect()
+
+    def place(self, value: Value, read: bool) -> None:
+        """The engine writes into a buffer of its own."""
+        if read:
+            self._collect()
+
+    def put(self, value: Value) -> None:
+        """It has."""
+        self._attach()
+
+    def joined(self) -> None:
+        """What was published is in another buffer now."""
+        self._attach()
+
+    def updated(self) -> None:
+        """The engine's buffer has."""
+
+    def result(self, engine: Engine) -> npt.NDArray[Any]:
+        """An array of its own."""
+        total = np.empty(self._size, self._dtype)
+        engine.copy_result(total)
+        return total
+
+    def begin(self, initial: npt.NDArray[Any]) -> None:
+        """The engine has put it into its buffers."""
+        self._attach()
+
+    def published(self) -> None:
+        """The parameters have all bits: they are of one dtype."""
+
+    def last(self) -> None:
+        """Never asked for: gradients are not resident."""
+
+    def settle(self) -> None:
+        """Host memory is always settled."""
+
+    def _attach(self) -> None:
         """After each collective: let the parameters look at the buffer that now holds the model."""
         for parameter, part in zip(self._parameters, self._parts[self._engine.model_index], strict=True):
             parameter.data = part
 
-    def collect(self) -> None:
+    def _collect(self) -> None:
         """Before each collective: values of parameters that were made to look elsewhere meanwhile come back, or they would be lost.
 
         Raises ModelChanged, naming the parameter, if they have another shape, dtype or device now.
@@ -90,7 +134,7 @@ class ResidentModel:
             part.copy_(values)
             parameter.data = part
 
-    def detach(self) -> None:
+    def release(self) -> None:
         """Give the parameters memory of their own: the engine's may go."""
         for parameter in self._parameters:
             parameter.data = parameter.data.clone()
