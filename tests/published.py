@@ -6,6 +6,7 @@ The same program on every transport: ranks as threads (tests/test_collective_bit
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -77,12 +78,12 @@ def same(found: Array, expected: Array) -> bool:
     )
 
 
-def run(comm: Any, case: Case, **options: Any) -> tuple[int, int]:
+def run(comm: Any, case: Case, collective_of: Callable[..., Any] = GroupAllreduce, **options: Any) -> tuple[int, int]:
     """Average with some lateness, and check every model that came back; how many came back (fresh, late)."""
     dtype = "bfloat16" if case.dtype == "bfloat16" else None
     first = published(comm.rank, -1, case)
     models, outcomes = [], []
-    with GroupAllreduce(
+    with collective_of(
         comm, first.copy(), case.group_size, case.sync_period or "never", dtype=dtype, resident=case.resident,
         merge_once=case.merge_once, record=True, timeout_s=30.0, **options,
     ) as collective:  # fmt: skip
@@ -137,11 +138,11 @@ class Expected:
         return rounded(averaging.merge(total, widened(own, case.dtype), *rule), case.dtype)
 
 
-def evolve(comm: Any, case: Case, **options: Any) -> Array:
+def evolve(comm: Any, case: Case, collective_of: Callable[..., Any] = GroupAllreduce, **options: Any) -> Array:
     """Every iteration a sync, the next model made of the last mean: one result, whoever is late and however models travel."""
     dtype = "bfloat16" if case.dtype == "bfloat16" else None
     start = published(comm.rank, -1, case).copy()
-    with GroupAllreduce(comm, start, case.group_size, 1, dtype=dtype, resident=case.resident, **options) as collective:
+    with collective_of(comm, start, case.group_size, 1, dtype=dtype, resident=case.resident, **options) as collective:
         for t in range(case.iterations):
             change = widened(published(comm.rank, t, case), case.dtype)
             collective.model[:] = rounded(widened(collective.model, case.dtype) / 3 + change, case.dtype)

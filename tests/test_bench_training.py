@@ -6,8 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from devices import DEVICES
 
 from wagma.cli import main
+from wagma.commands.bench_device import NO_TIMES
 from wagma.commands.bench_training import describe
 from wagma.real.launching.channel import RANK_VARIABLES
 from wagma.studies import training
@@ -34,7 +36,7 @@ def test_overheads_by_hand() -> None:
         alone("bare", 1, [0.4, 0.4, 0.4]), alone("wagma_sgd", 1, [0.4, 0.4, 0.4]),
         alone("bare", 2, [0.2, 0.2, 0.2]), alone("wagma_sgd", 2, [0.204, 0.204, 0.204]),
     ]  # fmt: skip
-    result = {"blocks": blocks, "parameters": 100, "batch": 7, "threads": 2, "library": "MPICH"}
+    result = {"blocks": blocks, "parameters": 100, "batch": 7, "threads": 2, "library": "MPICH", "device": None}
     found = training.overhead_of(result, {"loops": ["bare", "wagma_sgd"]})
     bare, one = found["results"]
     assert (found["batch"], bare["overhead"], bare["median_s"]) == (7, 0, 0.2)
@@ -88,6 +90,11 @@ def test_models_have_about_as_many_parameters_as_asked_for() -> None:
         (["--iterations", "15"], "--iterations 15: must be a multiple of sync_period, 10"),
         (["--repetitions", "0"], "--repetitions 0: must be at least 1"),
         (["--json", "no/such/folder/x"], "there is no folder"),
+        (["--device", "tpu"], "'tpu': must be cpu, cuda, cuda:N or emulated"),
+        (
+            ["--device", "emulated", "--part", "overhead,balanced"],
+            "--part overhead,balanced: with --device one rank is measured",
+        ),
     ],
 )
 def test_it_refuses_nonsense(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,19 +109,22 @@ def test_limits_grow_with_what_is_asked_for() -> None:
     assert all(0 < few.limit_s(part) < many.limit_s(part) < 1e6 for part in training.PARTS)
 
 
-def test_one_rank_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("device", [None, *DEVICES])
+def test_one_rank_is_measured(device: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("wagma._native")
     from wagma.real.bench import training as ranks
     from wagma.real.local import run_local
 
     monkeypatch.setattr(ranks, "library", lambda: "threads")  # asking MPI would make a rank of this process
-    what = Settings(parameters=2000, iteration_s=0.003, iterations=4, repetitions=2).specification("overhead")
+    what = Settings(parameters=2000, iteration_s=0.003, iterations=4, repetitions=2, device=device).specification("overhead")
     told: list[tuple[int, int]] = []
     (result,) = run_local(1, lambda comm: ranks.overhead(comm, what, lambda done, total: told.append((done, total))))
     assert told == [(n, 8) for n in range(1, 9)]
     found = training.overhead_of(result, what)
-    assert [row["loop"] for row in found["results"]] == list(training.ALONE)
+    assert [row["loop"] for row in found["results"]] == list(training.ALONE_ON_DEVICE if device else training.ALONE)
+    assert (found["device"] or {"kind": None})["kind"] == device
+    assert (NO_TIMES in describe({"overhead": found, "repetitions": 2})) == (device == "emulated")
     assert all(row["iterations"] == 8 and row["median_s"] > 0 for row in found["results"])
     assert found["results"][0]["overhead"] == 0
     assert found["batch"] >= 1

@@ -139,9 +139,9 @@ def test_the_roles_of_buffers_are_those_of_the_machine() -> None:
 def test_one_place_knows_the_transports() -> None:
     """docs/kernel.md says where a transport is added: the rest of the kernel knows the interface only."""
     for path in [*(NATIVE / "src").iterdir(), *(NATIVE / "include" / "wagma").iterdir()]:
-        if not re.match(r"transport_|connect_|exchange_|node|segment|chunks", path.stem):
+        if not re.match(r"transport_|connect_|exchange_|cuda_mpi|node|segment|chunks", path.stem):
             included = re.findall(r'#include "(?:wagma/)?(\w+)\.hpp"', path.read_text())
             assert not [name for name in included if re.match(r"transport_|exchange_|node|segment|chunks", name)], path.name
     chosen = re.compile(r"native\(\)\.(Node|connect)\b|\.make_transport\(")
     places = {path.name for path in (ROOT / "wagma").rglob("*.py") if chosen.search(path.read_text())}
-    assert places == {"kernel.py"}
+    assert places == {"connect.py"}

@@ -11,19 +11,23 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from wagma.commands import bench_device
+from wagma.commands.bench_device import with_spread
 from wagma.commands.options import add_output_options, check_writable, parse_ranks, prints_table, write_text
 from wagma.errors import InputError, MissingDependencyError
 from wagma.progress import Progress
+from wagma.real.devices.choice import device_option
 from wagma.real.launching.launch import require, under_mpiexec
 from wagma.real.node import TRANSPORTS
 from wagma.report.collective import plot_collective
 from wagma.report.style import check_picture
-from wagma.studies import collective, idle, partial
+from wagma.studies import collective, collective_device, idle, partial
 from wagma.text import seconds, table
 
 COUNTS = [1000, 1_000_000, 25_559_081]
 SIZES = [64, 1 << 10, 1 << 14, 1 << 18, 1 << 22]
 NAPS = [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3]
+HOST_TRANSPORTS = ("auto", "shm", "mpi")  # a progress thread has as little to do for models on a device
 KINDS = ("collective", "partial", "idle")
 
 
@@ -35,8 +39,12 @@ def configure(kinds: Any) -> None:
     one.add_argument("--count", type=parse_ranks, default=COUNTS, metavar="N,M", help=f"elements (default: {listed(COUNTS)})")
     one.add_argument("--dtype", choices=list(collective.ITEM_BYTES), default="float32", help="of an element (default: float32)")
     one.add_argument(
-        "--mode", type=choices(collective.MODES), default=list(collective.MODES), metavar="tensor,resident",
-        help="from the caller's array to the caller's array, or in the library's buffers (default: both)",
+        "--mode", type=choices(collective.MODES), metavar="tensor,resident",
+        help="from the caller's array to the caller's array, or in the library's buffers (default: both; with --device: tensor)",
+    )  # fmt: skip
+    one.add_argument(
+        "--device", type=device, metavar="DEVICE",
+        help="where models are: cpu; cuda, the machine's GPUs in turns; cuda:N; emulated (default: cpu)",
     )  # fmt: skip
     one.add_argument(
         "--against", type=choices(collective.AGAINST), default=["mpi"], metavar="mpi,gloo", help="other kernels (default: mpi)"
@@ -64,7 +72,9 @@ def configure(kinds: Any) -> None:
         )  # fmt: skip
     three = kinds.add_parser("idle", help="what idle progress threads cost, and how soon they start")
     three.add_argument("-n", "--ranks", type=int, metavar="N", help="ranks to start (default: two for each core)")
-    three.add_argument("--transport", type=choices(TRANSPORTS), default=["shm", "mpi"], metavar="shm,mpi", help="default: both")
+    three.add_argument(
+        "--transport", type=choices(HOST_TRANSPORTS), default=["shm", "mpi"], metavar="shm,mpi", help="default: both"
+    )
     three.add_argument("--naps", type=_numbers, metavar="SECONDS,...", help=f"longest naps, of mpi (default: {listed(NAPS)})")
     three.add_argument("--seconds", type=float, default=2.0, metavar="SECONDS", help="to compute, and to wait (default: 2)")
     three.add_argument("--activations", type=int, default=200, metavar="N", help="default: 200")
@@ -88,6 +98,14 @@ def choices(allowed: Sequence[str]) -> Any:
         return list(dict.fromkeys(chosen))
 
     return parse
+
+
+def device(text: str) -> str | None:
+    """A parser of the devices that models may be on; None: the host's memory."""
+    try:
+        return None if device_option(text) == "cpu" else text
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _numbers(text: str) -> list[float]:
@@ -122,26 +140,30 @@ def check(options: argparse.Namespace) -> None:
 
 def _collective(options: argparse.Namespace) -> int:
     group_size = min(4, options.ranks) if options.group_size is None else options.group_size
+    modes = options.mode or (["tensor"] if options.device else list(collective.MODES))
     settings = collective.Settings(
-        options.ranks, group_size, options.count, options.dtype, options.mode, options.against, options.late,
-        options.iterations, options.repetitions, options.transport, options.syncs,
+        options.ranks, group_size, options.count, options.dtype, modes, options.against, options.late,
+        options.iterations, options.repetitions, options.transport, options.syncs, options.device,
     )  # fmt: skip
     settings.check()
     if options.plot is not None:
         check_picture(options.plot)
-    require(training=False, transport=options.transport)
-    if "gloo" in options.against and find_spec("torch") is None:
+    require(training=False, transport="mpi" if options.transport == "cuda-mpi" else options.transport)
+    if options.device:
+        collective_device.check(settings, options.mpi_python)
+    elif "gloo" in options.against and find_spec("torch") is None:
         raise MissingDependencyError("--against gloo needs torch: pip install 'wagma[torch]'")
     beside_mpi = "mpi" in settings.specification()["against"]
     if "mpi" in options.against and not beside_mpi and not options.quiet:
         print(f"wagma: --dtype {options.dtype}: MPI cannot add it, so nothing is measured against mpi", file=sys.stderr)
-    others = collective.libraries(options.mpi_python) if beside_mpi else []
+    others = collective.libraries(options.mpi_python) if beside_mpi and not options.device else []
     with Progress(f"measuring the collective on {options.ranks} ranks", options.quiet) as progress:
-        found = collective.measure(settings, others, progress)
+        on_device = options.device is not None
+        found = collective_device.measure(settings, progress) if on_device else collective.measure(settings, others, progress)
     if options.plot is not None:
         plot_collective(found["results"], options.plot)
     if prints_table(options):
-        print(describe_collective(found, options.verbose))
+        print(bench_device.describe(found) if on_device else describe_collective(found, options.verbose))
     write_text(options.json, json.dumps(found))
     return 0
 
@@ -154,8 +176,8 @@ def describe_collective(found: Mapping[str, Any], verbose: bool = False) -> str:
         copies = row.get("memory_copies_per_rank")
         rows.append([
             row["kernel"], row["mode"], f"{row['count']:,}", f"{row['late_s']:g} s" if row["late_s"] else "", seconds(row["median_s"]),
-            f"{seconds(row['quartiles_s'][0])} to {seconds(row['quartiles_s'][1])}", _with_spread(row, "ratio_to_mpi"),
-            _with_spread(row, "bytes_over_bandwidth"), f"{row['busbw_bytes_per_s'] / 1e9:.2f}",
+            f"{seconds(row['quartiles_s'][0])} to {seconds(row['quartiles_s'][1])}", with_spread(row, "ratio_to_mpi"),
+            with_spread(row, "bytes_over_bandwidth"), f"{row['busbw_bytes_per_s'] / 1e9:.2f}",
             *("" if one is None else f"{one:.2f}" for one in late), "" if copies is None else f"{copies:.2f}",
             f"{100 * row['fresh_share']:.0f} %" if "fresh_share" in row else "", row.get("transport", ""),
             f"{row['library']}{', yielding' if row['yielding'] else ''}" if "library" in row else "",
@@ -183,18 +205,6 @@ def _variants(found: Mapping[str, Any]) -> str:
         for one in found["mpi_variants"]
     ]  # fmt: skip
     return table(["MPI library", "yielding", "job", "mode", "elements", "late", "median"], rows)
-
-
-def _with_spread(row: Mapping[str, Any], name: str) -> str:
-    if row[name] is None:
-        return ""
-    low, high = row[f"{name}_spread"]
-    return _ratio(row[name]) if low == high else f"{_ratio(row[name])} ({_ratio(low)} to {_ratio(high)})"
-
-
-def _ratio(value: float) -> str:
-    """Three digits, or all before the point."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _partial(options: argparse.Namespace) -> int:

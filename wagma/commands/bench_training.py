@@ -7,11 +7,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from wagma.commands.bench_ranks import check, choices, listed
+from wagma.commands.bench_device import NO_TIMES
+from wagma.commands.bench_ranks import check, choices, device, listed
 from wagma.commands.options import add_output_options, parse_ranks, prints_table, write_text
 from wagma.progress import Progress
+from wagma.real.devices.choice import choose
 from wagma.real.launching.launch import require
 from wagma.studies import training
+from wagma.studies.collective_device import EMULATED
 from wagma.text import seconds, table
 
 DEFAULT = training.Settings()
@@ -21,15 +24,21 @@ def configure(kinds: Any) -> None:
     """Add the subcommand."""
     one = kinds.add_parser("training", help="a training loop, distributed, beside the bare one and DistributedDataParallel")
     one.add_argument(
-        "--part", type=choices(training.PARTS), default=list(training.PARTS), metavar=",".join(training.PARTS),
-        help="one rank over its bare optimizer; several balanced ranks over gloo (default: both)",
+        "--part", type=choices(training.PARTS), metavar=",".join(training.PARTS),
+        help="one rank over its bare optimizer; several balanced ranks over gloo (default: both; with --device: overhead)",
     )  # fmt: skip
     one.add_argument(
         "--parameters", type=int, default=DEFAULT.parameters, metavar="N", help="of the one rank's model (default: %(default)s)"
     )
     one.add_argument(
-        "--iteration", type=float, default=DEFAULT.iteration_s, metavar="SECONDS",
-        help="that the one rank's bare iteration takes; the batch follows from it (default: %(default)s)",
+        "--iteration", type=float, metavar="SECONDS",
+        help="that the one rank's bare iteration takes; the batch follows from it (default: {host}; with --device {device})".format(
+            **training.ITERATION_S
+        ),
+    )  # fmt: skip
+    one.add_argument(
+        "--device", type=device, metavar="DEVICE",
+        help="where the one rank's model and data are: cpu, cuda, cuda:N or emulated (default: cpu)",
     )  # fmt: skip
     one.add_argument(
         "-n", "--ranks", type=int, default=DEFAULT.ranks, metavar="N", help="balanced ranks (default: %(default)s)"
@@ -53,12 +62,15 @@ def configure(kinds: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure, then print."""
     check(options)
+    parts = options.part or (["overhead"] if options.device else training.PARTS)
     settings = training.Settings(
-        options.ranks, options.part, options.parameters, options.iteration, options.count, options.batch, options.iterations,
-        options.repetitions,
+        options.ranks, parts, options.parameters, options.iteration, options.count, options.batch, options.iterations,
+        options.repetitions, options.device,
     )  # fmt: skip
     settings.check()
     require()
+    if options.device is not None:
+        choose(options.device, 0, 0)  # else the rank would say that it cannot
     with Progress("measuring training loops", options.quiet) as progress:
         found = training.measure(settings, progress)
     if prints_table(options):
@@ -78,10 +90,13 @@ def describe(found: Mapping[str, Any]) -> str:
             ]
             for row in one["results"]
         ]  # fmt: skip
+        where = "" if one["device"] is None else f" on {one['device']['name']}"
         texts.append(
-            f"one rank, {one['parameters']:,} parameters, batch {one['batch']}, {one['threads']} threads\n"
+            f"one rank{where}, {one['parameters']:,} parameters, batch {one['batch']}, {one['threads']} threads\n"
             + table(["loop", "iteration", "middle half", "over bare"], rows)
         )
+        if one["device"] is not None and one["device"]["kind"] == EMULATED:
+            texts.append(NO_TIMES)
     if (several := found.get("balanced")) is not None:
         rows = [
             [

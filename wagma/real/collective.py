@@ -1,4 +1,4 @@
-"""The wait-avoiding group average for mpi4py users: numpy in, numpy out, no torch.
+"""The wait-avoiding group average for mpi4py users: numpy in, numpy out, no torch; or an array on a device, which stays there.
 
     with GroupAllreduce(MPI.COMM_WORLD, model) as collective:
         for t in range(iterations):
@@ -14,15 +14,14 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
-import numpy as np
-import numpy.typing as npt
-
 from wagma.core.protocol import NONE
 from wagma.core.schedule import EVERYBODY, Schedule
 from wagma.errors import CollectiveTimeout, InputError
+from wagma.real.devices.callers import CallersArray
 from wagma.real.exits import is_orderly
-from wagma.real.kernel import Engine, Records, require
-from wagma.real.limited import agree
+from wagma.real.kernel import Engine, Records
+from wagma.real.limited import agree, gather_text
+from wagma.real.modules import require
 from wagma.real.node import Transport
 from wagma.scenario import resolve_group_size, resolve_sync_period
 
@@ -44,29 +43,33 @@ class AverageOutcome(NamedTuple):
 class GroupAllreduce:
     """Averages `buffer` in place, in changing groups without waiting for late members. Collective: all ranks create it.
 
-    comm: an mpi4py intracommunicator (it is duplicated), or one of `wagma.real.local`. buffer: the model, 1-D C-contiguous
-    float32, float64 or float16 (or 16-bit integers that hold bfloat16, with dtype="bfloat16"), of the same length and dtype on all
-    ranks. group_size: 1 to the number of ranks, or "sqrt". sync_period: a global mean in every sync_period-th iteration, or "never".
+    comm: an mpi4py intracommunicator (it is duplicated), or one of `wagma.real.local`. buffer: the model, of the same length and dtype on
+    all ranks: a 1-D C-contiguous numpy array of float32, float64 or float16 (or 16-bit integers that hold bfloat16, with
+    dtype="bfloat16"); or such an array on a CUDA device, of torch (bfloat16 as it is), cupy, numba or whatever has
+    `__cuda_array_interface__`. group_size: 1 to the number of ranks, or "sqrt". sync_period: a global mean in every sync_period-th
+    iteration, or "never".
     initiators: who may activate a version: "solo", everybody; "majority", one rank drawn from `seed` for each version; or how many are
     drawn (E). begin: the first iteration, of a run that goes on from a model that was saved after iteration begin - 1, a sync
     (docs/checkpoints.md).
-    merge_once: merge no sum twice. transport: "shm", "mpi", or "auto": shared memory where all ranks are on one
-    machine. longest_nap_s: over MPI, how long an idle rank goes without looking (0 to 1; None: 2 ms); the shorter, the more it costs.
+    merge_once: merge no sum twice. device: None, where the buffer is; "cuda" or "cuda:N": it has to be there; "emulated": host memory
+    that is taken for a device's (docs/devices.md). transport: "shm", "mpi", "ipc", "cuda-mpi", or "auto": shared memory where all ranks
+    are on one machine, that of their devices if they have any. longest_nap_s: over MPI, how long an idle rank goes without looking (0
+    to 1; None: 2 ms); the shorter, the more it costs.
     timeout_s: limit of every wait. watchdog_s: after so long without anything that moves, where something is due, each rank says on
     standard error what stands (0: never); SIGUSR1 makes it say so at any time. record, digests: keep records for a trace
     (`take_records`).
 
     resident: the model lives in the library's buffers, where publishing and averaging copy nothing. `buffer` is then only its first
-    value; work on `model`, which is another array after each `average`.
+    value; work on `model`, which is another array after each `average`. Not on a device.
 
     Raises InputError, on every rank and naming the rank at fault, MissingDependencyError, CollectiveTimeout, WagmaError if there is
-    not enough memory to share.
+    not enough memory to share; DeviceError, OutOfDeviceMemory.
     """
 
     def __init__(
         self,
         comm: Any,
-        buffer: npt.NDArray[Any],
+        buffer: Any,
         group_size: int | Literal["sqrt"] = "sqrt",
         sync_period: int | Literal["never"] = 10,
         *,
@@ -76,6 +79,7 @@ class GroupAllreduce:
         begin: int = 0,
         merge_once: bool = False,
         resident: bool = False,
+        device: str | None = None,
         transport: Transport = "auto",
         longest_nap_s: float | None = None,
         timeout_s: float = 300.0,
@@ -90,37 +94,46 @@ class GroupAllreduce:
             _check_seed(begin, "begin")
             return Schedule(comm.size, size, period, initiators=_initiators(initiators, comm.size), seed=seed, begin=begin)
 
+        found: list[CallersArray] = []
+
         def describe() -> str:
             require(comm, transport, watchdog_s)
             schedule = settings()
-            _check_buffer(buffer, dtype)
+            own = CallersArray(buffer, dtype, device, comm.rank)
+            found.append(own)
+            if resident and own.place.on_device:
+                raise InputError(f"resident = True: a model on {own.place} stays in the caller's array")
             if longest_nap_s is not None and not 0 <= longest_nap_s <= 1:
                 raise InputError(f"longest_nap_s = {longest_nap_s}: must be from 0 to 1 second")
             return (
-                f"{buffer.size} elements of {dtype or buffer.dtype}, group_size = {schedule.group_size},"
+                f"{own}, group_size = {schedule.group_size},"
                 f" sync_period = {schedule.sync_period or 'never'}, initiators = {initiators}, seed = {seed},"
                 f" begin = {begin}, merge_once = {merge_once}, resident = {resident}, transport = {transport}"
             )
 
         agree(comm, describe, timeout_s)
-        self._own = None if resident else buffer  # where the model is; a first value is not kept
+        (own,) = found
+        kinds = gather_text(comm, own.place.kind, timeout_s)
+        self._array = None if resident else buffer  # where the model is; a first value is not kept
+        self._on_device = own if own.place.on_device else None
         self._schedule = settings()
         self._next = begin
         self._limit: CollectiveTimeout | None = None
         self._engine = Engine(
-            comm, self._schedule, buffer, dtype=dtype, merge_once=merge_once, resident=resident, mean_when_fresh=True,
+            comm, self._schedule, own.initial(), dtype=own.dtype, merge_once=merge_once, resident=resident, mean_when_fresh=True,
             transport=transport, longest_nap_s=longest_nap_s, timeout_s=timeout_s, watchdog_s=watchdog_s, record=record, digests=digests,
+            place=None if set(kinds) == {"cpu"} else own.place,
         )  # fmt: skip
         self._models = [self._engine.buffer(index) for index in range(self._engine.buffers)] if resident else []
 
     @property
-    def model(self) -> npt.NDArray[Any]:
+    def model(self) -> Any:
         """The array to work on until the next `average`: the caller's own, or, if it is resident, one of the library's."""
-        return self._models[self._engine.model_index] if self._own is None else self._own
+        return self._models[self._engine.model_index] if self._models else self._array
 
     @property
     def transport(self) -> str:
-        """How the ranks reach each other: "shared memory" or "MPI"."""
+        """How the ranks reach each other: "shared memory", "MPI", "CUDA IPC on NVIDIA H200", ..."""
         return self._engine.transport
 
     @property
@@ -133,17 +146,29 @@ class GroupAllreduce:
         """Groups, syncs and staleness bounds of this collective."""
         return self._schedule
 
-    def average(self, iteration: int | None = None) -> AverageOutcome:
+    def average(self, iteration: int | None = None, stream: Any = None) -> AverageOutcome:
         """Publish the buffer's content, join the next version, write the average into the buffer.
 
-        `iteration`, where it is given, must be the next one: begin, begin + 1, ... Raises CollectiveTimeout, PeerFailed, ProtocolError.
+        `iteration`, where it is given, must be the next one: begin, begin + 1, ... stream, of an array on a device: what that stream (or
+        its handle) has been given so far is published, and what it is given afterwards finds the average; None: the current stream of
+        the array's library.
+
+        Raises CollectiveTimeout, PeerFailed, ProtocolError, DeviceError; ModelChanged if the array has moved to another device.
         """
         t = self._next if iteration is None else iteration
+        if self._on_device is not None:
+            own = self._on_device.own(stream)
+        elif stream is None:
+            own = self._array
+        else:
+            raise InputError(f"stream = {stream!r}: the model is in host memory, which has none")
         try:
-            outcome = self._engine.average(t, self._own)
+            outcome = self._engine.average(t, own)
         except CollectiveTimeout as error:
             self._limit = error
             raise
+        if self._on_device is not None:
+            self._on_device.written()
         self._next = t + 1
         merged = outcome.merged_version
         synced = self._schedule.is_sync(t)
@@ -193,17 +218,3 @@ def _initiators(initiators: object, world_size: int) -> int:
 def _check_seed(seed: object, name: str) -> None:
     if not isinstance(seed, int) or not 0 <= seed < 1 << 63:
         raise InputError(f"{name} = {seed!r}: must be a whole number from 0 to 2^63 - 1")
-
-
-def _check_buffer(buffer: Any, dtype: str | None) -> None:
-    if not isinstance(buffer, np.ndarray):
-        raise InputError(f"buffer is a {type(buffer).__name__}: must be a numpy array")
-    if dtype is not None:
-        if dtype != "bfloat16" or buffer.dtype.itemsize != 2 or buffer.dtype.kind == "f":
-            raise InputError(
-                f"dtype = {dtype!r} with a buffer of {buffer.dtype}: must be 'bfloat16' with 16-bit integers, or None"
-            )
-    elif buffer.dtype not in (np.float32, np.float64, np.float16) or not buffer.dtype.isnative:
-        raise InputError(f"buffer has dtype {buffer.dtype}: must be float32, float64 or float16")
-    if buffer.ndim != 1 or not buffer.flags.c_contiguous or not buffer.flags.writeable or buffer.size == 0:
-        raise InputError(f"buffer has shape {buffer.shape}: must be 1-D, C-contiguous, writeable and not empty")

@@ -37,14 +37,20 @@ def plot_collective(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None
             handles.append(
                 axes.errorbar(
                     [_size(row) for row in own], middle, yerr=[below, above], color=style.colour, marker=style.marker, capsize=1.5,
-                    elinewidth=0.6, linestyle=LATE if late_s else "-", label=style.name + (f", {late_s:g} s late" if late_s else ""),
+                    elinewidth=0.6, linestyle=LATE if late_s else "-", label=_label(own[0], style.name),
                 )
             )  # fmt: skip
         axes.set(xscale="log", yscale="log", xlabel="model (bytes)", ylabel="seconds")
         axes.grid(axis="y")
         first = rows[0]
-        axes.set_title(f"{first['ranks']} ranks, groups of {first['group_size']}, {first['dtype']}")
+        where = f", {first['device']}" if "device" in first else ""
+        axes.set_title(f"{first['ranks']} ranks, groups of {first['group_size']}, {first['dtype']}{where}")
         legend_below(figure, handles, columns=2)
+
+
+def _label(row: Mapping[str, Any], name: str) -> str:
+    staged = ", staged" if "device" in row and row["kernel"] == "mpi" else ""
+    return name + staged + (f", {row['late_s']:g} s late" if row["late_s"] else "")
 
 
 def _size(row: Mapping[str, Any]) -> int:

@@ -42,7 +42,7 @@ class Settings:
     """What to measure.
 
     late_s: the last rank sleeps so long before every call, in blocks of its own; 0: none does. syncs: every call is a sync, which waits
-    for all ranks; otherwise none is.
+    for all ranks; otherwise none is. device: where the models are, for `wagma.studies.collective_device`; None: in the host's memory.
     """
 
     ranks: int
@@ -56,6 +56,7 @@ class Settings:
     repetitions: int = 3
     transport: str = "auto"
     syncs: bool = False
+    device: str | None = None
 
     def check(self) -> None:
         """Raise InputError for what cannot be measured."""
@@ -69,6 +70,8 @@ class Settings:
             raise InputError(
                 "--syncs: all ranks take part in a sync, and wait for a late one: not with a smaller --group-size, or --late"
             )
+        if self.device is None and self.transport in ("ipc", "cuda-mpi"):
+            raise InputError(f"--transport {self.transport}: it is for models on a device (--device)")
         for mode in self.modes:
             options_of(needed(mode, self.dtype) | self.options)
 
@@ -121,15 +124,16 @@ class Variant:
 
     def medians(self, key: Key) -> list[float] | None:
         """By repetition, the median of all its iterations; None if it was not measured."""
-        found = [[s for one in blocks if _key(one) == key for s in one["seconds"]] for blocks in self.blocks]
+        found = [[s for one in blocks if key_of(one) == key for s in one["seconds"]] for blocks in self.blocks]
         return [statistics.median(seconds) for seconds in found] if found and all(found) else None
 
     def seconds(self, key: Key) -> list[float]:
         """All iterations of all repetitions."""
-        return [s for blocks in self.blocks for one in blocks if _key(one) == key for s in one["seconds"]]
+        return [s for blocks in self.blocks for one in blocks if key_of(one) == key for s in one["seconds"]]
 
 
-def _key(one: Mapping[str, Any]) -> Key:
+def key_of(one: Mapping[str, Any]) -> Key:
+    """Of a block."""
     return one["kernel"], one["mode"], one.get("count", 0), one["late_s"], one.get("rested", False)
 
 
@@ -148,9 +152,14 @@ def bytes_to_move(ranks: int, count: int, item: int) -> int:
     return 2 * ranks * count * item
 
 
+def algorithm_bandwidth(count: int, item: int, seconds: float) -> float:
+    """As nccl-tests define it: the model's bytes over the time."""
+    return count * item / seconds
+
+
 def bus_bandwidth(group_size: int, count: int, item: int, seconds: float) -> float:
     """As nccl-tests define it for allreduce: what each link of a ring would have to carry, 2 (S - 1) / S of the model."""
-    return count * item / seconds * 2 * (group_size - 1) / group_size
+    return algorithm_bandwidth(count, item, seconds) * 2 * (group_size - 1) / group_size
 
 
 def libraries(pythons: Sequence[Path] | None) -> list[Library]:
@@ -221,7 +230,7 @@ def document(settings: Settings, variants: Sequence[Variant]) -> dict[str, Any]:
                 key = (kernel, mode, count, late_s, False)
                 if (medians := variant.medians(key)) is not None:
                     rival = best[2] if best else None
-                    results.append(_row(settings, variant, key, medians, rival, bandwidth))
+                    results.append(row_of(settings, variant, key, medians, rival, bandwidth))
             compared += [
                 {"library": one.library, "yielding": one.yielding, "alone": one.alone, "mode": mode, "count": count, "late_s": late_s,
                  "median_s": statistics.median(medians)}
@@ -254,26 +263,24 @@ def bandwidths(repetitions: Sequence[Sequence[Mapping[str, Any]]]) -> list[float
     return found
 
 
-def _row(
-    settings: Settings, variant: Variant, key: Key, medians: Sequence[float], rival: Sequence[float] | None, bandwidth: Sequence[float]
+def row_of(
+    settings: Settings, variant: Variant, key: Key, medians: Sequence[float], rival: Sequence[float] | None,
+    bandwidth: Sequence[float] | None,
 ) -> dict[str, Any]:  # fmt: skip
+    """What is said of one kernel with one size. rival: medians of what it is compared with; bandwidth: of a copy; both by repetition."""
     kernel, mode, count, late_s, _ = key
     item = ITEM_BYTES[settings.dtype]
-    ratios = None if rival is None else [mine / other for mine, other in zip(medians, rival, strict=True)]
-    moved = bytes_to_move(settings.ranks, count, item)
-    over = [seconds * rate / moved for seconds, rate in zip(medians, bandwidth, strict=True)]
     every = variant.seconds(key)
     quarters = statistics.quantiles(every, n=4, method="inclusive") if len(every) > 1 else every * 3
     median_s = statistics.median(medians)
     row: dict[str, Any] = {
         "kernel": kernel, "mode": mode, "ranks": settings.ranks, "group_size": settings.group_size, "count": count,
-        "dtype": settings.dtype, "late_s": late_s, "median_s": median_s,
-        "ratio_to_mpi": None if ratios is None else statistics.median(ratios),
-        "bytes_over_bandwidth": statistics.median(over),
+        "dtype": settings.dtype, "late_s": late_s, "median_s": median_s, "iterations": len(every),
+        "quartiles_s": [quarters[0], quarters[2]],
+        "algbw_bytes_per_s": algorithm_bandwidth(count, item, median_s),
         "busbw_bytes_per_s": bus_bandwidth(settings.group_size, count, item, median_s),
-        "iterations": len(every), "quartiles_s": [quarters[0], quarters[2]],
-        "ratio_to_mpi_spread": None if ratios is None else [min(ratios), max(ratios)],
-        "bytes_over_bandwidth_spread": [min(over), max(over)],
+        **ratios("ratio_to_mpi", medians, rival),
+        **ratios("bytes_over_bandwidth", medians, floor(settings, count, bandwidth)),
     }  # fmt: skip
     if late_s > 0:
         controls = {"balanced": (0.0, False), "rested": (late_s, True)}
@@ -283,10 +290,24 @@ def _row(
     if kernel == "mpi":
         row |= {"library": variant.library, "yielding": variant.yielding}
     if kernel == "wagma":
-        own = [one for blocks in variant.blocks for one in blocks if _key(one) == key]
-        copies = [one["memory_copies_per_rank"] for one in own if one["memory_copies_per_rank"] is not None]
+        own = [one for blocks in variant.blocks for one in blocks if key_of(one) == key]
+        copies = [one["memory_copies_per_rank"] for one in own if one.get("memory_copies_per_rank") is not None]
         row["memory_copies_per_rank"] = max(copies, default=None)
         row["fresh_share"] = statistics.fmean(one["fresh_share"] for one in own)
         row["transport"] = own[0]["transport"]
         row["sync"] = settings.syncs
     return row
+
+
+def floor(settings: Settings, count: int, bandwidth: Sequence[float] | None) -> list[float] | None:
+    """Seconds that the bytes which have to move take at the rate of a copy, by repetition."""
+    moved = bytes_to_move(settings.ranks, count, ITEM_BYTES[settings.dtype])
+    return None if bandwidth is None else [moved / rate for rate in bandwidth]
+
+
+def ratios(name: str, medians: Sequence[float], others: Sequence[float] | None) -> dict[str, Any]:
+    """The median of the repetitions' ratios, with their least and most; None where there is nothing to compare with."""
+    if others is None:
+        return {name: None, f"{name}_spread": None}
+    found = [mine / other for mine, other in zip(medians, others, strict=True)]
+    return {name: statistics.median(found), f"{name}_spread": [min(found), max(found)]}

@@ -18,6 +18,9 @@ from wagma.real.bench import job
 SCHEMA = 1
 PARTS = ("overhead", "balanced")
 ALONE = ("bare", "wagma_sgd", "wagma_sgd, resident", "wagma_sgd, recorded")
+#: ... with the model on a device, which is resident nowhere else.
+ALONE_ON_DEVICE = ("bare", "wagma_sgd", "wagma_sgd, recorded")
+ITERATION_S = {"host": 0.2, "device": 0.1}
 TOGETHER = ("bare", "wagma_sgd", "wagma_sgd, resident", "allreduce_sgd", "ddp")
 SYNC_PERIOD = 10
 START_LIMIT_S = 120.0
@@ -29,36 +32,47 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What to measure. parameters, iteration_s: of the one rank; counts, batch, ranks: of the balanced ranks."""
+    """What to measure. parameters, iteration_s, device: of the one rank; counts, batch, ranks: of the balanced ranks.
+
+    iteration_s None: ITERATION_S. device: "cuda", "cuda:N" or "emulated", where model and data are; None: the host's memory.
+    """
 
     ranks: int = 4
     parts: Sequence[str] = PARTS
     parameters: int = 25_000_000
-    iteration_s: float = 0.2
+    iteration_s: float | None = None
     counts: Sequence[int] = (100_000, 1_000_000, 25_000_000)
     batch: int = 32
     iterations: int | None = None
     repetitions: int = 5
+    device: str | None = None
+
+    @property
+    def seconds(self) -> float:
+        """That the one rank's bare iteration is to take."""
+        return ITERATION_S["device" if self.device else "host"] if self.iteration_s is None else self.iteration_s
 
     def check(self) -> None:
         """Raise InputError for what cannot be measured."""
         if self.ranks < 2:
             raise InputError(f"--ranks {self.ranks}: must be at least 2, or there is nothing to average with")
-        if not 0 < self.iteration_s <= 10:
-            raise InputError(f"--iteration {self.iteration_s:g}: must be above 0 and at most 10 seconds")
+        if not 0 < self.seconds <= 10:
+            raise InputError(f"--iteration {self.seconds:g}: must be above 0 and at most 10 seconds")
         for name, value in (("parameters", self.parameters), ("batch", self.batch)):
             if value < 1:
                 raise InputError(f"--{name} {value}: must be at least 1")
         if self.iterations is not None and self.iterations % SYNC_PERIOD and "balanced" in self.parts:
             raise InputError(f"--iterations {self.iterations}: must be a multiple of sync_period, {SYNC_PERIOD}")
+        if self.device is not None and list(self.parts) != ["overhead"]:
+            raise InputError(f"--part {','.join(self.parts)}: with --device one rank is measured (overhead)")
 
     def specification(self, part: str) -> dict[str, Any]:
         """For the ranks."""
         common = {"part": part, "sync_period": SYNC_PERIOD, "repetitions": self.repetitions}
         if part == "overhead":
             return common | {
-                "ranks": 1, "loops": list(ALONE), "parameters": self.parameters, "iteration_s": self.iteration_s,
-                "iterations": self.iterations or 10,
+                "ranks": 1, "loops": list(ALONE_ON_DEVICE if self.device else ALONE), "parameters": self.parameters,
+                "iteration_s": self.seconds, "iterations": self.iterations or 10, "device": self.device,
             }  # fmt: skip
         counts = [(count, self.iterations or most_iterations(count)) for count in self.counts]
         return common | {"ranks": self.ranks, "loops": list(TOGETHER), "counts": counts, "batch": self.batch}
@@ -67,8 +81,8 @@ class Settings:
         """Until a part's job has to be done."""
         what = self.specification(part)
         if part == "overhead":
-            iterations: int = (self.repetitions * what["iterations"] + 20) * len(ALONE)
-            return START_LIMIT_S + SLOW * max(self.iteration_s, 0.1) * iterations
+            iterations: int = (self.repetitions * what["iterations"] + 20) * len(what["loops"])
+            return START_LIMIT_S + SLOW * max(self.seconds, 0.1) * iterations
         iterations = sum(each + 2 for _, each in what["counts"]) * self.repetitions * len(TOGETHER)
         return START_LIMIT_S + SLOWEST_S * iterations
 
@@ -113,7 +127,7 @@ def overhead_of(result: Mapping[str, Any], what: Mapping[str, Any]) -> dict[str,
             "loop": name, "median_s": statistics.median(medians[name]), "quartiles_s": [low, high], "iterations": len(every),
             "overhead": statistics.median(over), "overhead_spread": [min(over), max(over)],
         })  # fmt: skip
-    return {key: result[key] for key in ("parameters", "batch", "threads", "library")} | {"results": rows}
+    return {key: result[key] for key in ("parameters", "batch", "threads", "library", "device")} | {"results": rows}
 
 
 def balanced_of(result: Mapping[str, Any], what: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 `mpiexec -n N python -m mpi4py -m wagma.real.bench.training SPECIFICATION`; one JSON line on rank 0. Two measurements:
 
 - overhead, of one rank: all loops live side by side and take turns, one iteration each, so that whatever slows the machine down slows all
-  of them. The batch is made as large as it has to be for a bare iteration to take the time that is asked for.
+  of them. The batch is made as large as it has to be for a bare iteration to take the time that is asked for. Model and data may be
+  on a device: then an iteration ends when the device has done it.
 - balanced, of several ranks: each block makes its loop anew on all ranks, and closes it, so that none keeps threads that another one's
   block would pay for. All ranks begin a block at once; it takes until the last of them has done the last iteration. Its iterations are a
   multiple of sync_period, so that syncs have their share.
@@ -15,6 +16,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +26,8 @@ from wagma.errors import WagmaError
 from wagma.real.bench.collective import Gloo
 from wagma.real.bench.kernels import TIMEOUT_S, run_on_ranks
 from wagma.real.bench.rounds import Rounds, library
+from wagma.real.devices.choice import CPU, Choice, choose
+from wagma.real.devices.place import place_at
 from wagma.real.wrapper.distribute import distribute
 from wagma.workloads.flat import flat_views
 
@@ -68,11 +72,14 @@ def model_of(parameters: int) -> tuple[torch.nn.Module, int]:
 
 
 class Loop:
-    """A model, its data and its optimizer; a call is one iteration."""
+    """A model, its data and its optimizer; a call is one iteration, and waits for the device."""
 
-    def __init__(self, comm: Any, name: str, parameters: int, batch: int, sync_period: int) -> None:
+    def __init__(self, comm: Any, name: str, parameters: int, batch: int, sync_period: int, device: Choice = CPU) -> None:
         torch.manual_seed(0)
         self.model, self._width = model_of(parameters)
+        self._device = torch.device(device.tensors)
+        self._place = place_at(self._device.type, self._device.index or 0)
+        self.model.to(self._device)
         self.parameters = sum(one.numel() for one in self.model.parameters())
         self._generator = torch.Generator().manual_seed(comm.rank)
         self.resize(batch)
@@ -85,12 +92,14 @@ class Loop:
         options = LOOPS[name]
         if options is not None:
             self._optimizer = distribute(
-                self._optimizer, self.model, comm=comm, sync_period=sync_period, timeout_s=TIMEOUT_S, **options
-            )
+                self._optimizer, self.model, comm=comm, sync_period=sync_period, timeout_s=TIMEOUT_S,
+                device="emulated" if device.emulated else None, **options,
+            )  # fmt: skip
 
     def resize(self, batch: int) -> None:
         """Take other data, of so many samples."""
-        self._inputs, self._targets = (torch.randn(batch, self._width, generator=self._generator) for _ in range(2))
+        drawn = (torch.randn(batch, self._width, generator=self._generator) for _ in range(2))
+        self._inputs, self._targets = (values.to(self._device) for values in drawn)
 
     def __call__(self) -> None:
         """One iteration, as users write it."""
@@ -98,6 +107,7 @@ class Loop:
         loss = torch.nn.functional.mse_loss(self._forward(self._inputs), self._targets)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
+        self._place.settle()
 
     def close(self) -> None:
         """Collective. Raises WagmaError if the models are not what the loop should have made of them."""
@@ -136,7 +146,9 @@ def calibrate(loop: Loop, iteration_s: float) -> int:
 
 def overhead(comm: Any, what: Mapping[str, Any], progress: Progress | None) -> dict[str, Any]:
     """Seconds of each loop's iterations, repetition by repetition; the n-th ones of all loops were taken side by side."""
-    loops = {name: Loop(comm, name, what["parameters"], FIRST_BATCH, what["sync_period"]) for name in what["loops"]}
+    device = CPU if what["device"] is None else choose(what["device"], comm.rank, 0)
+    make = partial(Loop, parameters=what["parameters"], batch=FIRST_BATCH, sync_period=what["sync_period"], device=device)
+    loops = {name: make(comm, name) for name in what["loops"]}
     batch = calibrate(loops["bare"], what["iteration_s"])
     for loop in loops.values():
         loop.resize(batch)
@@ -156,7 +168,17 @@ def overhead(comm: Any, what: Mapping[str, Any], progress: Progress | None) -> d
     parameters = loops["bare"].parameters
     for loop in loops.values():
         loop.close()
-    return {"blocks": found, "batch": batch, "parameters": parameters, "threads": torch.get_num_threads(), "library": library()}
+    return {
+        "blocks": found, "batch": batch, "parameters": parameters, "threads": torch.get_num_threads(), "library": library(),
+        "device": None if device == CPU else described(str(device)),
+    }  # fmt: skip
+
+
+def described(device: str) -> dict[str, str]:
+    """Of a device other than the host's memory kind and name."""
+    kind, _, index = device.partition(":")
+    native = place_at(kind, int(index or 0)).device
+    return {"kind": kind, "name": device if native is None else native.name}
 
 
 def balanced(comm: Any, what: Mapping[str, Any], progress: Progress | None) -> dict[str, Any] | None:
