@@ -122,7 +122,8 @@ void register_device(py::module_& module) {
             return std::make_pair(memory.free, memory.total);
           },
           unlocked(), "Bytes that are free, and in all.")
-      .def("parts", &parts, py::arg("dtype"), py::arg("tensors"), "A model of that dtype out of tensors: (address, 0: none; elements; dtype).")
+      .def("parts", &parts, py::arg("dtype"), py::arg("tensors"), unlocked(),
+           "A model of that dtype out of tensors: (address, 0: none; elements; dtype).")
       .def(
           "allocate", [](Device& device, std::size_t bytes) { return address_of(device.allocate(bytes)); }, py::arg("bytes"), unlocked(),
           "The address of zeros; raises OutOfDeviceMemory.")
@@ -142,7 +143,7 @@ void register_device(py::module_& module) {
       .def_property_readonly("count", [](const DeviceParts& parts) { return parts.parts().count(); })
       .def_property_readonly("dtype", [](const DeviceParts& parts) { return dtype_name(parts.parts().dtype()); })
       .def_property("stream", &DeviceParts::stream, &DeviceParts::set_stream)
-      .def("place", &place, py::arg("addresses"), "Where the same tensors are now, in order. Not while an engine works on them.");
+      .def("place", &place, py::arg("addresses"), unlocked(), "Where the same tensors are now, in order. Not while an engine works on them.");
 
   py::class_<DeviceBuffers, std::shared_ptr<DeviceBuffers>>(module, "DeviceBuffers", "The buffers of a rank whose models stay on its device.")
       .def(py::init<std::shared_ptr<Device>, int, std::size_t>(), py::arg("device"), py::arg("buffers"), py::arg("buffer_bytes"), unlocked(),

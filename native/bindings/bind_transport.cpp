@@ -28,6 +28,19 @@ std::shared_ptr<Node> join(int world_size, int buffers, std::size_t buffer_bytes
   return Node::join(plan, Segment::open(process, descriptor, Node::bytes(plan), identity));
 }
 
+// The end of a transport on devices may wait for other ranks, which may be threads of this process that need the GIL to get there.
+std::shared_ptr<Transport> ending_unlocked(std::shared_ptr<Transport> transport) {
+  Transport* const plain = transport.get();
+  return std::shared_ptr<Transport>(plain, [transport = std::move(transport)](Transport*) mutable {
+    if (Py_IsInitialized() && PyGILState_Check()) {
+      py::gil_scoped_release released;
+      transport.reset();
+    } else {
+      transport.reset();
+    }
+  });
+}
+
 }  // namespace
 
 void register_transport(py::module_& module) {
@@ -42,7 +55,12 @@ void register_transport(py::module_& module) {
       .def_property_readonly("world_size", &LocalHub::world_size)
       .def("transport", &LocalHub::transport, py::arg("rank"), py::arg("buffers"), py::arg("buffer_bytes"), unlocked(),
            "The transport of `rank`; each can be had once.")
-      .def("device_transport", &LocalHub::device_transport, py::arg("rank"), py::arg("own"), py::arg("addresses"), unlocked(),
+      .def(
+          "device_transport",
+          [](LocalHub& hub, int rank, std::shared_ptr<DeviceBuffers> own, const std::vector<std::string>& addresses) {
+            return ending_unlocked(hub.device_transport(rank, std::move(own), addresses));
+          },
+          py::arg("rank"), py::arg("own"), py::arg("addresses"), unlocked(),
            "The same with buffers on devices: this rank's own ones, and where all ranks' are.")
       .def("fail", &LocalHub::fail, py::arg("rank"), py::arg("message"), unlocked(),
            "Every rank's engine stops with PeerFailed, which names `rank`.");
@@ -62,8 +80,8 @@ void register_transport(py::module_& module) {
       .def(
           "device_transport",
           [](const std::shared_ptr<Node>& node, int rank, std::shared_ptr<DeviceBuffers> own,
-             const std::vector<std::string>& addresses) -> std::shared_ptr<Transport> {
-            return std::make_shared<DeviceNodeTransport>(node, rank, std::move(own), addresses);
+             const std::vector<std::string>& addresses) {
+            return ending_unlocked(std::make_shared<DeviceNodeTransport>(node, rank, std::move(own), addresses));
           },
           py::arg("rank"), py::arg("own"), py::arg("addresses"), unlocked(),
           "That of `rank` with buffers on devices: its own ones, and where all ranks' are. Of a node without buffers.");

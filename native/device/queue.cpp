@@ -26,6 +26,7 @@ RuntimeQueue::RuntimeQueue(std::shared_ptr<RuntimeDevice> device, bool urgent) :
     between_ = event();
     ticket_ = device_->take(sizeof(unsigned), true);
     check(cudaMemsetAsync(ticket_.data, 0, sizeof(unsigned), stream_), label(), "cudaMemsetAsync");
+    add_findings();  // now: pinned memory that is allocated in the middle of a training waits for all that the device has to do
   } catch (...) {
     end();
     throw;
@@ -152,11 +153,13 @@ void RuntimeQueue::wait(Mark mark, double limit_s) {
 // --- What reductions find ---------------------------------------------------------------------------
 
 // In pinned memory, to which kernels write: reading it costs no copy, and is safe once the kernel is known to be over.
+void RuntimeQueue::add_findings() {
+  findings_.push_back(device_->take(64 * sizeof(Finding), false));
+  for (std::size_t i = 0; i < 64; ++i) free_findings_.push_back(new (findings_.back().data + i * sizeof(Finding)) Finding);
+}
+
 Finding* RuntimeQueue::finding() {
-  if (free_findings_.empty()) {
-    findings_.push_back(device_->take(64 * sizeof(Finding), false));
-    for (std::size_t i = 0; i < 64; ++i) free_findings_.push_back(new (findings_.back().data + i * sizeof(Finding)) Finding);
-  }
+  if (free_findings_.empty()) add_findings();
   Finding* const finding = free_findings_.back();
   free_findings_.pop_back();
   *finding = Finding{};

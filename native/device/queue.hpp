@@ -51,6 +51,7 @@ class RuntimeQueue final : public Queue {
   void order(cudaStream_t behind, cudaStream_t before, const char* what);
   void refuse_capture(cudaStream_t caller) const;
   void refuse_unknown(Mark mark) const;
+  void add_findings();
   Finding* finding();
   void collect();
   void end() noexcept;

@@ -1,6 +1,7 @@
 // The runtime that native/device is compiled for, and what all of it does around calls of it: errors, the current device, launches.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "block.hpp"
@@ -72,8 +73,10 @@ class Current {
   Current(int index, const std::string& device) : index_(index) {
     check(cudaGetDevice(&before_), device, "cudaGetDevice");
     if (before_ != index_) check(cudaSetDevice(index_), device, "cudaSetDevice");
+    unrecorded_.emplace();  // only now: on a device that nobody uses it, too, might create a context
   }
   ~Current() {
+    unrecorded_.reset();
     if (before_ != index_ && is_used(before_)) succeeds(cudaSetDevice(before_));
   }
   Current(const Current&) = delete;
@@ -82,17 +85,20 @@ class Current {
  private:
   const int index_;
   int before_ = 0;
-  const Unrecorded unrecorded_;
+  std::optional<Unrecorded> unrecorded_;
 };
 
 // As Current, for ends, where nothing may be thrown: on a device that is broken `function` runs, too, and lets go of what the host has of it.
 template <class Function>
 bool with_device(int index, Function function) noexcept {
-  const Unrecorded unrecorded;
   int before = 0;
   const bool known = succeeds(cudaGetDevice(&before));
   succeeds(cudaSetDevice(index));
-  const bool done = function();
+  bool done = false;
+  {
+    const Unrecorded unrecorded;
+    done = function();
+  }
   if (known && before != index && is_used(before)) succeeds(cudaSetDevice(before));
   return done;
 }

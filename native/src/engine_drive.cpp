@@ -199,9 +199,11 @@ void Engine::tell_peers(const std::string& message) {
 }
 
 void Engine::stop_with(std::exception_ptr failure) {
-  transport_->abandon();
-  std::lock_guard lock(mutex_);
-  failure_ = std::move(failure);
+  {
+    std::lock_guard lock(mutex_);
+    failure_ = std::move(failure);
+  }
+  transport_->abandon();  // after it: on a device that has come to a standstill this may take long, and whoever waits for it has to hear
 }
 
 bool Engine::ended() {

@@ -109,6 +109,7 @@ class StagedModels final : public Models {
     journey_.stream = static_cast<const OnDevice*>(own)->stream;
     begun_ = retired_ = 0;
     marks_.clear();
+    first_mark_ = 0;
     under_way_ = true;
     kernels_->follow(journey_.stream);
     done();  // what can be enqueued at once
@@ -116,6 +117,7 @@ class StagedModels final : public Models {
 
   // Notes which chunks are through, and copies on what has come to the bounce.
   void retire() {
+    Queue& first = journey_.outward ? *kernels_ : *copies_;
     Queue& last = journey_.outward ? *copies_ : *kernels_;
     while (retired_ < begun_ && last.reached(marks_.front())) {
       if (journey_.outward && !pinned_) {
@@ -124,6 +126,7 @@ class StagedModels final : public Models {
       ++retired_;
       marks_.pop_front();
     }
+    first.reached(first_mark_);  // so that a queue forgets its marks of which nobody asks
   }
 
   void begin_chunk() {
@@ -134,17 +137,18 @@ class StagedModels final : public Models {
     if (chunk >= retired_ + kSlots) before.follow(after, marks_[chunk - kSlots - retired_]);
     if (journey_.outward) {
       journey_.kernel(first, size(chunk), scratch(chunk));
-      after.follow(before, before.mark());
+      after.follow(before, first_mark_ = before.mark());
       after.copy(pinned_ ? journey_.to + first * journey_.item : bounce(chunk), scratch(chunk), bytes);
     } else {
       const std::byte* from = journey_.from + first * journey_.item;
       if (!pinned_) from = static_cast<const std::byte*>(std::memcpy(bounce(chunk), from, bytes));
       before.copy(scratch(chunk), from, bytes);
-      after.follow(before, before.mark());
+      after.follow(before, first_mark_ = before.mark());
       journey_.kernel(first, size(chunk), scratch(chunk));
     }
     marks_.push_back(after.mark());
-    if (++begun_ == chunks()) kernels_->lead(journey_.stream);
+    ++begun_;
+    kernels_->lead(journey_.stream);  // after each: then it holds also where nobody waits for the rest any more
   }
 
   const std::shared_ptr<Device> device_;
@@ -162,6 +166,7 @@ class StagedModels final : public Models {
   Journey journey_;
   std::size_t begun_ = 0, retired_ = 0;  // chunks
   std::deque<Mark> marks_;                // of the chunks between them, in the queue that has them last
+  Mark first_mark_ = 0;                   // of the newest chunk, in the other one
   bool under_way_ = false;
 };
 

@@ -19,6 +19,7 @@ constexpr std::size_t kUnit = 256;  // elements: chunks begin at addresses that 
 // So many kernels a member has under way: while one runs the next is there already, and the others find chunks left to take.
 constexpr std::size_t kMostFlights = 2;
 constexpr auto kNap = std::chrono::microseconds(50);  // between two looks at a kernel that is under way
+constexpr auto kLongNap = 4 * kNap;                   // the same where no application waits for it: each look is a call of the driver's
 constexpr auto kFarewell = std::chrono::milliseconds(500);
 constexpr double kEndLimit = 1.0;  // seconds that an end waits for kernels
 constexpr auto kFarewellNap = std::chrono::milliseconds(1);
@@ -41,8 +42,8 @@ DeviceNodeTransport::DeviceNodeTransport(std::shared_ptr<Node> node, int rank, s
     : NodeRank(std::move(node), rank), buffers_(std::move(buffers)), name_(name_of(*buffers_->device())) {
   const std::size_t ranks = static_cast<std::size_t>(world_size());
   if (ranks > Device::kMostMembers) {
-    throw std::invalid_argument("rank " + std::to_string(rank) + ": " + std::to_string(ranks) + " ranks on one machine: must be at most " +
-                                std::to_string(Device::kMostMembers) + " where models are reduced on devices");
+    throw TransportError("rank " + std::to_string(rank) + ": " + std::to_string(ranks) + " ranks on one machine: must be at most " +
+                         std::to_string(Device::kMostMembers) + " where models are reduced on devices");
   }
   if (addresses.size() != ranks) {
     throw std::invalid_argument("rank " + std::to_string(rank) + ": " + std::to_string(addresses.size()) + " addresses: must be " +
@@ -205,7 +206,9 @@ std::string DeviceNodeTransport::standing() {
 
 // Nobody rings when a kernel is over.
 void DeviceNodeTransport::sleep(Sleeper who, std::uint32_t since, Clock::time_point deadline) {
-  if (flying_.load(std::memory_order_relaxed)) deadline = std::min<Clock::time_point>(deadline, Clock::now() + kNap);
+  if (flying_.load(std::memory_order_relaxed)) {
+    deadline = std::min<Clock::time_point>(deadline, Clock::now() + (who == Sleeper::application ? kNap : kLongNap));
+  }
   NodeRank::sleep(who, since, deadline);
 }
 

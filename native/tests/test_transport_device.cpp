@@ -257,7 +257,7 @@ void test_more_ranks_than_a_kernel_adds_up() {
   std::string said;
   try {
     hub.device_transport(0, memory, std::vector<std::string>(number, memory->address()));
-  } catch (const std::invalid_argument& error) {
+  } catch (const TransportError& error) {
     said = error.what();
   }
   WAGMA_CHECK(said == "rank 0: 129 ranks on one machine: must be at most 128 where models are reduced on devices");

@@ -136,6 +136,8 @@ def _by_ipc(given: _Given, place: Place) -> Connected | str:
             return reason
         made = attempt(lambda: node.device_transport(comm.rank, own, addresses))
     if (reason := first_reason(given.tell(say(made)))) is not None:
+        made = None  # closes what it has opened
+        given.tell("")  # only then may anybody free what others had open
         return reason
     models = _agreed(given, lambda: native().device_models(place.device, config, own.stamp_offset))
     return Connected(made, models, f"{made.name}{models.suffix}")

@@ -134,18 +134,21 @@ class Engine:
                 raise
 
     def merge(self, own: Own, own_weight: int, divisor: int) -> None:
-        """own = (sum + own_weight * own) / divisor, in place."""
-        self._engine.merge(own, own_weight, divisor)
+        """own = (sum + own_weight * own) / divisor, in place. Raises as arrive does, of models on a device, which is waited for."""
+        with self._noting_failure():
+            self._engine.merge(own, own_weight, divisor)
 
     def copy_result(self, own: Own) -> None:
-        """own = result; at a sync the result is the mean."""
-        self._engine.copy_result(own)
+        """own = result; at a sync the result is the mean. Raises as merge does."""
+        with self._noting_failure():
+            self._engine.copy_result(own)
 
     def retract(self, own: Own) -> bool:
         """own += what no version has taken yet, where contributions accumulate: before each arrive. Whether there was something."""
         assert own is not None  # a model may be resident, gradients are not
         before = time.monotonic_ns()
-        taken = self._engine.retract(own)
+        with self._noting_failure():
+            taken = self._engine.retract(own)
         if taken and self._gradients is not None:
             self._gradients.retracted(before)
         return taken

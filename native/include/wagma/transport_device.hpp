@@ -42,7 +42,7 @@ namespace wagma {
 class DeviceNodeTransport final : public NodeRank {
  public:
   // addresses: of all ranks' buffers (DeviceBuffers::address), which are alike; the own one is not opened. The node has no buffers of its own.
-  // Throws DeviceError if one cannot be opened, std::invalid_argument for more ranks than a kernel can add up.
+  // Throws DeviceError if one cannot be opened, TransportError for more ranks than a kernel can add up.
   DeviceNodeTransport(std::shared_ptr<Node> node, int rank, std::shared_ptr<DeviceBuffers> buffers, const std::vector<std::string>& addresses);
   ~DeviceNodeTransport() override;
 

@@ -32,6 +32,7 @@ class CallersArray:
         self._first = locate(buffer, dtype)
         self.place = _place_of(buffer, self._first, device, rank)
         self._parts: Any = None
+        self._address = 0  # what the parts have
 
     def __str__(self) -> str:
         """What has to be the same on all ranks, wherever it lies."""
@@ -61,8 +62,9 @@ class CallersArray:
         now = self._locate()
         if self._parts is None:
             self._parts = self.place.device.parts(now.dtype, [(now.address, now.count, now.dtype)])
-        else:
+        elif now.address != self._address:  # a copy to the device, which kernels wait for
             self._parts.place([now.address])
+        self._address = now.address
         self._parts.stream = now.stream if stream is None else handle_of(stream)
         return self._parts
 

@@ -49,11 +49,13 @@ def choose(option: str, rank: int, local_rank: int) -> Choice:
     if option == "emulated":
         return _emulated(rank)
     count = _gpus(option, rank)
-    if option == "cuda":
-        return Choice(f"cuda:{local_rank % count}")
-    index = int(option.partition(":")[2])
+    index = local_rank % count if option == "cuda" else int(option.partition(":")[2])
     if index >= count:
         raise _refused(option, rank, f"it sees {count} GPU{'' if count == 1 else 's'}: N must be below {count}")
+    try:
+        cuda_native().device(index)  # that one only: others need not be usable, and hold nothing of this process
+    except WagmaError as error:
+        raise _refused(option, rank, str(error)) from error
     return Choice(f"cuda:{index}")
 
 
@@ -75,10 +77,6 @@ def _gpus(option: str, rank: int) -> int:
     seen = int(kernels.devices())
     if not seen:
         raise _refused(option, rank, kernels.why_no_device)
-    try:
-        kernels.device(0)
-    except WagmaError as error:
-        raise _refused(option, rank, str(error)) from error
     if not torch.cuda.is_available():
         raise _refused(option, rank, f"torch {torch.__version__} cannot use the {seen} that the driver shows")
     return min(seen, int(torch.cuda.device_count()))
