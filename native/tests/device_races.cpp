@@ -36,8 +36,8 @@ bool run(const std::string& missing) {
   application.run([x] {
     for (std::size_t i = 0; i < kCount; ++i) x[i] = 1;
   });
+  const Mark before = first->mark();  // reached at once
   if (missing != "follow") first->follow(application.handle());
-  const Mark before = first->mark();
   first->copy(y, x, kBytes);
   const Mark copied = first->mark();
 
