@@ -27,4 +27,6 @@ def main(kind: str) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] not in (["emulated"], ["cuda"]):
+        sys.exit(f"usage: python {sys.argv[0]} emulated|cuda")
     main(sys.argv[1])

@@ -96,6 +96,39 @@ def test_a_table_says_what_there_is() -> None:
     assert "no time here says anything of a GPU" in bench_device.describe(found_of(emulated))
 
 
+def test_why_it_is_no_better_transport_is_said_once() -> None:
+    """Not in the table, which would be as wide as the reasons are long."""
+    found = found_of(HERE)
+    reasons = "no ipc: rank 0: process 4711 (of GPU-0815) is not permitted; no cuda-mpi: the MPI library does not say so"
+    own = next(row for row in found["results"] if row["kernel"] == "wagma")
+    own["transport"] = f"shared memory, through pinned host memory ({reasons})"
+    found["results"].append(own | {"late_s": 0.1, "transport": own["transport"].replace("4711", "4712")})
+    found["results"][-1].update(late_over_balanced=1.0)
+    text = bench_device.describe(found)
+    assert text.count("no ipc") == 1
+    assert f"\nshared memory, through pinned host memory: {reasons}\n" in text + "\n"
+    assert "4712" not in text
+    assert text.count("shared memory, through pinned host memory") == 3
+
+
+@pytest.mark.parametrize("kind", ["collective", "training"])
+@pytest.mark.parametrize("said", ["x: must be a whole number from 0 to 16", "0 says that there is none: must be at least 1"])
+def test_emulated_devices_that_there_are_not(
+    kind: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = f"WAGMA_EMULATED_DEVICES = {said}"
+
+    def devices() -> int:  # the environment is read once in a process
+        if said.startswith("0"):
+            return 0
+        raise ValueError(message)
+
+    monkeypatch.setattr("wagma._native.emulated_devices", devices)
+    assert main(["bench", kind, "--device", "emulated"]) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(rf"wagma: error: (rank 0: )?--device emulated: {message}\n", error), error
+
+
 def test_what_was_not_measured_is_not_there() -> None:
     blocks = [copied([1e-3]), averaged([1e-6], [])]
     settings = Settings(4, 4, [1000], modes=["tensor"], repetitions=1, device="cuda")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -36,7 +39,8 @@ def test_overheads_by_hand() -> None:
         alone("bare", 1, [0.4, 0.4, 0.4]), alone("wagma_sgd", 1, [0.4, 0.4, 0.4]),
         alone("bare", 2, [0.2, 0.2, 0.2]), alone("wagma_sgd", 2, [0.204, 0.204, 0.204]),
     ]  # fmt: skip
-    result = {"blocks": blocks, "parameters": 100, "batch": 7, "threads": 2, "library": "MPICH", "device": None}
+    settings = {"parameters": 100, "batch": 7, "threads": 2, "library": "MPICH", "device": None, "transport": None}
+    result = {"blocks": blocks, **settings}
     found = training.overhead_of(result, {"loops": ["bare", "wagma_sgd"]})
     bare, one = found["results"]
     assert (found["batch"], bare["overhead"], bare["median_s"]) == (7, 0, 0.2)
@@ -95,6 +99,10 @@ def test_models_have_about_as_many_parameters_as_asked_for() -> None:
             ["--device", "emulated", "--part", "overhead,balanced"],
             "--part overhead,balanced: with --device one rank is measured",
         ),
+        (["--device", "emulated", "-n", "3"], "--ranks 3: of balanced, which is not measured: with --device one rank is"),
+        (["--device", "emulated", "--count", "5,600000"], "--count 5,600000: of balanced, which is not measured"),
+        (["--part", "overhead", "--batch", "32"], "--batch 32: of balanced, which is not measured: --part overhead; leave it"),
+        (["--part", "balanced", "--iteration", "0.5"], "--iteration 0.5: of overhead, which is not measured: --part balanced"),
     ],
 )
 def test_it_refuses_nonsense(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,10 +132,47 @@ def test_one_rank_is_measured(device: str | None, monkeypatch: pytest.MonkeyPatc
     found = training.overhead_of(result, what)
     assert [row["loop"] for row in found["results"]] == list(training.ALONE_ON_DEVICE if device else training.ALONE)
     assert (found["device"] or {"kind": None})["kind"] == device
+    assert (found["transport"] or "").startswith("CUDA IPC on " if device == "cuda" else "IPC on " if device else "")
+    assert ("exchanging: " in describe({"overhead": found, "repetitions": 2})) == (device is not None)
     assert (NO_TIMES in describe({"overhead": found, "repetitions": 2})) == (device == "emulated")
     assert all(row["iterations"] == 8 and row["median_s"] > 0 for row in found["results"])
     assert found["results"][0]["overhead"] == 0
     assert found["batch"] >= 1
+
+
+#: In a process whose emulated device delays what it is given, and is small: a model that fits, and one that does not.
+EXCHANGE = """
+import statistics
+from wagma.errors import OutOfDeviceMemory
+from wagma.real.bench import training as ranks
+from wagma.real.local import run_local
+from wagma.studies.training import Settings, overhead_of
+
+ranks.library = lambda: "threads"
+for parameters in (2000, 1_000_000):
+    what = Settings(parameters=parameters, iteration_s=0.003, iterations=5, repetitions=1, device="emulated").specification("overhead")
+    try:
+        (result,) = run_local(1, lambda comm: ranks.overhead(comm, what, None))
+        print(*(row["median_s"] for row in overhead_of(result, what)["results"]))
+    except OutOfDeviceMemory as error:
+        print(f"OutOfDeviceMemory: {error}")
+"""
+
+
+def test_exchanging_is_done_by_the_device() -> None:
+    """Each operation of a stream begins up to 3 ms later: of the loops only the one that exchanges has any."""
+    pytest.importorskip("torch")
+    pytest.importorskip("wagma._native")
+    done = subprocess.run(
+        [sys.executable, "-c", EXCHANGE], capture_output=True, text=True, timeout=100, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "WAGMA_EMULATED_DELAY_US": "3000", "WAGMA_EMULATED_MEMORY": "8000000"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    times, refused = done.stdout.splitlines()
+    bare, *plain, exchanging = map(float, times.split())
+    assert exchanging > bare + 2e-3
+    assert exchanging > max(plain)
+    assert refused.startswith("OutOfDeviceMemory: rank 0: "), refused
 
 
 @pytest.mark.mpi

@@ -188,7 +188,7 @@ def test_close_after_a_limit_was_caught_tells_the_others() -> None:
     said = []
 
     def program(comm: LocalCommunicator) -> None:
-        collective = GroupAllreduce(comm, np.ones(4, np.float32), 2, 1, timeout_s=0.2 if comm.rank == 0 else 20)
+        collective = GroupAllreduce(comm, np.ones(4, np.float32), 2, 1, timeout_s=1.0 if comm.rank == 0 else 20)
         if comm.rank == 1:
             assert gave_up.wait(20)
             with pytest.raises(PeerFailed, match="rank 0 failed: CollectiveTimeout"):

@@ -89,7 +89,9 @@ def test_tensors_of_torch_know_bfloat16() -> None:
         (Array(data=(4096, True)), None, "writeable"),
         (Array(typestr="<i4"), None, "dtype <i4: must be float32, float64 or float16"),
         (Array(typestr=">f4"), None, "dtype >f4"),
-        (Array(typestr="<u2"), None, "dtype <u2"),
+        (Array(typestr="<u2"), None, "dtype <u2: must be .*; if it holds bfloat16s, with dtype='bfloat16'$"),
+        (np.zeros(3, np.uint16), None, "dtype uint16: must be .*; if it holds bfloat16s, with dtype='bfloat16'$"),
+        (np.zeros(3, np.uint32), None, "or bfloat16 in torch$"),
         (Array(), "bfloat16", "dtype = 'bfloat16' with a buffer of <f4: must be 'bfloat16' with 16-bit integers"),
         (Array(), "float32", "dtype = 'float32': must be 'bfloat16'"),
         (Array(data=None), None, "Array whose __cuda_array_interface__ lacks shape, typestr or data"),
@@ -159,7 +161,14 @@ def test_wrong_devices_are_refused_on_all_ranks(options: dict[str, Any], message
 def test_a_tensor_on_the_cpu_is_not_on_a_device() -> None:
     torch = pytest.importorskip("torch")
     said = refused(buffer=torch.zeros(4))
-    assert said == "InputError: rank 1: buffer is a torch tensor on cpu: must be on a CUDA device, or a numpy array"
+    assert said == (
+        "InputError: rank 1: buffer is a torch tensor on cpu: must be on a CUDA device, a numpy array (buffer.numpy()),"
+        " or given with device='emulated'"
+    )
+    said = refused(buffer=torch.zeros(4, dtype=torch.bfloat16))
+    assert "(buffer.view(torch.int16).numpy() with dtype='bfloat16')" in said
+    said = refused(buffer=torch.zeros(4, device="meta"), device="emulated")
+    assert said == "InputError: rank 1: device = 'emulated' with a torch tensor on meta: must be on the CPU"
 
 
 def test_a_gpu_without_kernels_or_driver_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ pytest.importorskip("wagma._native")
 from wagma.errors import InputError, MissingDependencyError, WagmaError  # noqa: E402  after the checks
 from wagma.real.devices import choice  # noqa: E402
 from wagma.real.devices.choice import Choice, choose, device_option  # noqa: E402
+from wagma.real.devices.place import emulated_index, place_at  # noqa: E402
 from wagma.scenario import load  # noqa: E402
 from wagma.workloads import workload  # noqa: E402
 
@@ -97,6 +98,16 @@ def test_why_a_rank_has_none(option: str, torch: Any, kernels: Any, complaint: s
     with pytest.raises(InputError, match=rf"^rank 6: --device {option}: {complaint}") as caught:
         choose(option, 6, 2)
     assert "\n" not in str(caught.value)
+
+
+def test_emulated_devices_that_there_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wagma._native.emulated_devices", lambda: 0)
+    none = r"WAGMA_EMULATED_DEVICES = 0 says that there is none: must be at least 1$"
+    with pytest.raises(InputError, match=rf"^rank 6: --device emulated: {none}"):
+        choose("emulated", 6, 2)
+    for asked in (lambda: emulated_index(6), lambda: place_at("emulated")):
+        with pytest.raises(InputError, match=rf"^device = 'emulated': {none}"):
+            asked()
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA")

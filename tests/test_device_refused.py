@@ -272,11 +272,44 @@ def test_a_device_that_is_too_small_and_shares_nothing() -> None:
         assert "; no cuda-mpi: the ranks are threads of one process, without MPI)" in text, text
     for text in large:  # 2400 * 2400 float32, and more than one buffer
         assert text.startswith("OutOfDeviceMemory: rank 0: "), text
-        assert "buffers of 23,040,000 bytes, which transport = 'shm' or 'mpi' has in host memory: " in text, text
+        assert "buffers of 23,040,000 bytes: device emulated:0: " in text, text
+        assert text.endswith("; transport = 'shm' or 'mpi' keeps them in host memory"), text
     for text in named:
         assert text.startswith("WagmaError: transport = 'ipc': rank 0: "), text
     for text in host:
         assert "Error" not in text, text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("DEVICES", "x", "must be a whole number from 0 to 16"),
+        ("MEMORY", "lots", "must be a whole number from 0 to 9223372036854775807"),
+        ("DELAY_US", "-1", "must be a whole number from 0 to 10000000"),
+        ("SEED", "x", "must be a whole number from 0 to 9223372036854775807"),
+        ("REFUSE", "foo", "must be a list of ipc, ipc-open, pin, peer"),
+    ],
+)
+def test_settings_that_are_nonsense(name: str, value: str, allowed: str) -> None:
+    """In a process of its own: what is allowed is read once. Through the functions that all the options go through."""
+    program = """
+import wagma
+from wagma.real.devices.choice import choose
+from wagma.real.devices.place import emulated_index, place_at
+
+for ask in (lambda: choose("emulated", 1, 1), lambda: emulated_index(1), lambda: place_at("emulated")):
+    try:
+        ask()
+    except wagma.InputError as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True, text=True, timeout=60, env=os.environ | {f"WAGMA_EMULATED_{name}": value}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = f"WAGMA_EMULATED_{name} = {value}: {allowed}"
+    assert done.stdout.splitlines() == [f"rank 1: --device emulated: {said}", *[f"device = 'emulated': {said}"] * 2]
 
 
 def test_every_error_has_its_name() -> None:

@@ -39,6 +39,11 @@ pytestmark = pytest.mark.filterwarnings("error")
 on_devices = pytest.mark.parametrize("device", DEVICES)
 
 
+def wrapped(comm: LocalCommunicator, model: Any, device: str | None, algorithm: str = "local_sgd", **options: Any) -> Any:
+    where = None if device is None else option(device)
+    return distribute(SGD(model.parameters(), lr=0.05), model, algorithm, comm=comm, timeout_s=20.0, device=where, **options)
+
+
 def missing(rank: int, iteration: int) -> str | None:
     """Whose gradient of which parameter is None: one rank's, two ranks', all ranks'."""
     return "3.weight" if iteration % 3 >= rank else None
@@ -245,6 +250,48 @@ def test_resident_parameters_are_refused(device: str) -> None:
             )
 
     run_local(2, program)
+
+
+@on_devices
+@pytest.mark.parametrize("record", [False, "times", True])
+@pytest.mark.parametrize("transport", ["auto", "ipc", "cuda-mpi", "shm"])
+def test_a_rank_alone_takes_any_transport_of_its_device(transport: Any, record: Any, device: str) -> None:
+    """Nothing travels, unless digests are recorded, for which it runs like several ranks: without MPI then not over "cuda-mpi"."""
+
+    def program(comm: LocalCommunicator) -> str:
+        model = torch.nn.Linear(4, 4).to(tensors(device))
+        with wrapped(comm, model, device, transport=transport, record=record) as optimizer:
+            model(torch.ones(2, 4, device=tensors(device))).sum().backward()
+            optimizer.step()
+        return optimizer.transport
+
+    if record is not True:
+        assert run_local(1, program) == [""]
+    elif transport == "cuda-mpi":
+        with pytest.raises(InputError, match="threads of one process, without MPI"):
+            run_local(1, program)
+    else:
+        (said,) = run_local(1, program)
+        assert ("IPC on " in said) == (transport != "shm")
+
+
+@pytest.mark.parametrize("record", [False, "times", True])
+@pytest.mark.parametrize("transport", ["ipc", "cuda-mpi"])
+def test_a_rank_alone_needs_its_model_on_a_device_for_buffers_there(transport: Any, record: Any) -> None:
+    with pytest.raises(InputError, match=f"transport = '{transport}': rank 0's model is in host memory: must be 'auto'"):
+        run_local(1, lambda comm: wrapped(comm, torch.nn.Linear(4, 4), None, transport=transport, record=record))
+
+
+@pytest.mark.parametrize("algorithm", ["d_psgd", "sgp", "ad_psgd", "swarm_sgd", "ideal"])
+@pytest.mark.parametrize("transport", ["ipc", "cuda-mpi"])
+def test_letters_have_no_buffers_on_devices(transport: Any, algorithm: str) -> None:
+    def program(comm: LocalCommunicator) -> None:
+        wrapped(comm, torch.nn.Linear(4, 4), "emulated", algorithm=algorithm, transport=transport)
+
+    with pytest.raises(
+        InputError, match=f"transport = '{transport}': {algorithm} has no collectives, and .*must be 'auto', 'shm'"
+    ):
+        run_local(2, program)
 
 
 def test_the_cases_cover_what_they_say() -> None:

@@ -20,6 +20,7 @@ from wagma.cli import main, parser
 from wagma.commands import train as train_command
 from wagma.commands.options import load_scenarios, trace_path
 from wagma.errors import WagmaError
+from wagma.real.devices.choice import CPU
 from wagma.real.launching import launch
 from wagma.real.launching.channel import PIPE_LIMIT, Receiver, Sender, is_read
 from wagma.scenario import load
@@ -220,9 +221,11 @@ def test_train_hands_on_how_models_travel_and_where_they_live(monkeypatch: pytes
     seen: list[dict[str, object]] = []
     monkeypatch.setattr("wagma.real.train.train", lambda *_, **options: seen.append(options))
     arguments = parser().parse_args(["train", "digits", "--transport", "mpi", "--resident"])
-    assert train_command._train([(load("digits"), "wagma_sgd")], arguments, None, lambda *_: None) == []
+    nobody: list[object] = []
+    assert train_command._train([(load("digits"), "wagma_sgd")], arguments, None, lambda *_: None, CPU, nobody.append) == []
     [options] = seen
-    assert {"transport": "mpi", "resident": True, "tensorboard": None, "digests": False}.items() <= options.items()
+    handed = {"transport": "mpi", "resident": True, "tensorboard": None, "digests": False, "device": CPU}
+    assert handed.items() <= options.items()
 
 
 def test_train_hands_on_what_is_to_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +236,7 @@ def test_train_hands_on_what_is_to_be_seen(monkeypatch: pytest.MonkeyPatch) -> N
     runs = [(load("digits"), "wagma_sgd"), (load("digits"), "allreduce_sgd")]
     for more in ([], ["--no-digests"]):
         arguments = parser().parse_args(["train", "digits", "--trace", "a.jsonl", "--tensorboard", "runs", *more])
-        train_command._train(runs, arguments, None, lambda *_: None)
+        train_command._train(runs, arguments, None, lambda *_: None, CPU, lambda *_: None)
     assert [options["digests"] for options in seen] == [True, True, False, False]
     assert [options["tensorboard"] for options in seen[:2]] == [Path("runs/wagma_sgd"), Path("runs/allreduce_sgd")]
 

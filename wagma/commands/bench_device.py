@@ -25,7 +25,7 @@ def describe(found: Mapping[str, Any]) -> str:
             "" if reduction is None else with_spread(row, "reduction_over_bandwidth"),
             f"{row['algbw_bytes_per_s'] / 1e9:.2f}", f"{row['busbw_bytes_per_s'] / 1e9:.2f}",
             *(f"{row[name]:.2f}" if name in row else "" for name in ("late_over_balanced", "late_over_rested")),
-            f"{100 * row['fresh_share']:.0f} %" if "fresh_share" in row else "", row.get("transport", ""),
+            f"{100 * row['fresh_share']:.0f} %" if "fresh_share" in row else "", _transport(row)[0],
         ])  # fmt: skip
     header = [
         "kernel", "elements", "late", "median", "middle half", "over MPI", "over floor", "reduction", "over floor", "alg GB/s", "bus GB/s",
@@ -47,6 +47,12 @@ def _name(row: Mapping[str, Any]) -> str:
     return "MPI_Allreduce, staged" + (", in place" if row["mode"] == "resident" else "")
 
 
+def _transport(row: Mapping[str, Any]) -> tuple[str, str]:
+    """In few words, and why it is no better one: process ids, addresses and all; either may be empty."""
+    name, _, reasons = str(row.get("transport", "")).partition(" (no ")
+    return name, f"no {reasons.removesuffix(')')}" if reasons else ""
+
+
 def _below(found: Mapping[str, Any]) -> str:
     device = found["device"]
     low, high = (value / 1e9 for value in found["bandwidth_spread"])
@@ -56,6 +62,8 @@ def _below(found: Mapping[str, Any]) -> str:
         f"ranks on {device['devices']} device{'s' if device['devices'] > 1 else ''}, up to {device['ranks_on_a_device']} on one",
         f"ratios: median of {found['repetitions']} repetitions (least to most)",
     ]
+    why = dict(_transport(row) for row in reversed(found["results"]))  # of each the first row's
+    lines += [f"{name}: {reasons}" for name, reasons in why.items() if reasons]
     if device["devices"] > 1:
         lines.append("no floor: ranks are on several devices, and what connects them was not measured")
     if device["kind"] == EMULATED:

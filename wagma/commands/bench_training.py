@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wagma.commands.bench_device import NO_TIMES
 from wagma.commands.bench_ranks import check, choices, device, listed
 from wagma.commands.options import add_output_options, parse_ranks, prints_table, write_text
+from wagma.errors import InputError
 from wagma.progress import Progress
 from wagma.real.devices.choice import choose
 from wagma.real.launching.launch import require
@@ -18,6 +19,11 @@ from wagma.studies.collective_device import EMULATED
 from wagma.text import seconds, table
 
 DEFAULT = training.Settings()
+#: Options of one part only: field of Settings -> how the command calls it.
+OF_PART = {
+    "overhead": {"parameters": "--parameters", "iteration_s": "--iteration"},
+    "balanced": {"ranks": "--ranks", "counts": "--count", "batch": "--batch"},
+}
 
 
 def configure(kinds: Any) -> None:
@@ -27,11 +33,9 @@ def configure(kinds: Any) -> None:
         "--part", type=choices(training.PARTS), metavar=",".join(training.PARTS),
         help="one rank over its bare optimizer; several balanced ranks over gloo (default: both; with --device: overhead)",
     )  # fmt: skip
+    one.add_argument("--parameters", type=int, metavar="N", help=f"of the one rank's model (default: {DEFAULT.parameters})")
     one.add_argument(
-        "--parameters", type=int, default=DEFAULT.parameters, metavar="N", help="of the one rank's model (default: %(default)s)"
-    )
-    one.add_argument(
-        "--iteration", type=float, metavar="SECONDS",
+        "--iteration", type=float, dest="iteration_s", metavar="SECONDS",
         help="that the one rank's bare iteration takes; the batch follows from it (default: {host}; with --device {device})".format(
             **training.ITERATION_S
         ),
@@ -40,16 +44,12 @@ def configure(kinds: Any) -> None:
         "--device", type=device, metavar="DEVICE",
         help="where the one rank's model and data are: cpu, cuda, cuda:N or emulated (default: cpu)",
     )  # fmt: skip
+    one.add_argument("-n", "--ranks", type=int, metavar="N", help=f"balanced ranks (default: {DEFAULT.ranks})")
     one.add_argument(
-        "-n", "--ranks", type=int, default=DEFAULT.ranks, metavar="N", help="balanced ranks (default: %(default)s)"
-    )
-    one.add_argument(
-        "--count", type=parse_ranks, default=list(DEFAULT.counts), metavar="N,M",
+        "--count", type=parse_ranks, dest="counts", metavar="N,M",
         help=f"parameters of balanced ranks' models (default: {listed(DEFAULT.counts)})",
     )  # fmt: skip
-    one.add_argument(
-        "--batch", type=int, default=DEFAULT.batch, metavar="N", help="samples of a balanced rank (default: %(default)s)"
-    )
+    one.add_argument("--batch", type=int, metavar="N", help=f"samples of a balanced rank (default: {DEFAULT.batch})")
     one.add_argument(
         "--iterations", type=int, metavar="N", help="of each loop in each repetition (default: 10; more for smaller models)"
     )
@@ -63,11 +63,12 @@ def run(options: argparse.Namespace) -> int:
     """Measure, then print."""
     check(options)
     parts = options.part or (["overhead"] if options.device else training.PARTS)
+    own = {name: value for of in OF_PART.values() for name in of if (value := getattr(options, name)) is not None}
     settings = training.Settings(
-        options.ranks, parts, options.parameters, options.iteration, options.count, options.batch, options.iterations,
-        options.repetitions, options.device,
-    )  # fmt: skip
+        parts=parts, iterations=options.iterations, repetitions=options.repetitions, device=options.device, **own
+    )
     settings.check()
+    _check_used(options, parts)
     require()
     if options.device is not None:
         choose(options.device, 0, 0)  # else the rank would say that it cannot
@@ -77,6 +78,17 @@ def run(options: argparse.Namespace) -> int:
         print(describe(found))
     write_text(options.json, json.dumps(found))
     return 0
+
+
+def _check_used(options: argparse.Namespace, parts: Sequence[str]) -> None:
+    """Raise InputError for an option of a part that is not measured."""
+    for part in training.PARTS:
+        for name, option in OF_PART[part].items():
+            value = getattr(options, name)
+            if part not in parts and value is not None:
+                given = listed(value) if isinstance(value, list) else f"{value:.9g}"
+                why = "with --device one rank is measured (overhead)" if options.device else f"--part {','.join(parts)}"
+                raise InputError(f"{option} {given}: of {part}, which is not measured: {why}; leave it out")
 
 
 def describe(found: Mapping[str, Any]) -> str:
@@ -95,6 +107,11 @@ def describe(found: Mapping[str, Any]) -> str:
             f"one rank{where}, {one['parameters']:,} parameters, batch {one['batch']}, {one['threads']} threads\n"
             + table(["loop", "iteration", "middle half", "over bare"], rows)
         )
+        if one["transport"] is not None:
+            texts.append(
+                f"{training.EXCHANGING}: publishes and takes back its whole model, as one of several ranks does, through"
+                f" {one['transport']}; the other loops of a rank alone move nothing of it"
+            )
         if one["device"] is not None and one["device"]["kind"] == EMULATED:
             texts.append(NO_TIMES)
     if (several := found.get("balanced")) is not None:

@@ -35,7 +35,7 @@ from wagma.core.schedule import NEVER
 from wagma.errors import CollectiveTimeout, InputError, MissingDependencyError, PeerFailed, WagmaError
 from wagma.files import why_no_folder
 from wagma.progress import REDRAW_S, Progress
-from wagma.real.algorithms import has_syncs, require_models
+from wagma.real.algorithms import check_transport_of, has_syncs, require_models
 from wagma.real.checkpoints.files import find_checkpoint
 from wagma.real.devices.choice import ALLOWED as DEVICES
 from wagma.real.devices.choice import Choice, choose, device_option
@@ -159,8 +159,10 @@ def _plan(options: argparse.Namespace, ranks: int | None, writes: bool = True) -
         raise InputError(f'{scenario.source}: training.workload = "none": there is nothing to train; wagma simulate can run it')
     workloads.require(scenario.training.workload)
     names = select_algorithms(options.algorithms)
-    for name in names if options.resident else ():
-        require_models(specification(name))
+    for name in names:
+        check_transport_of(specification(name), options.transport)
+        if options.resident:
+            require_models(specification(name))
     runs = list(plan([scenario], names))
     _check_folders(options, runs)
     for own, algorithm in runs:
@@ -325,6 +327,8 @@ def _write(options: argparse.Namespace, runs: Runs, found: list[tuple[Result, Su
     if prints_table(options):
         on = "" if options.device == "cpu" else f", on {options.device}"
         through = "".join(f", through {one}" for one in dict.fromkeys(transports) if one)
+        if scenario.ranks == 1 and not through:
+            through = ", alone: nothing travels"
         print(overview(scenario, f"trained on {scenario.ranks} real ranks{on}{through}"))
         print(results_table(results, verbose=options.verbose))
         for _, summary in found:

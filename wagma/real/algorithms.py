@@ -5,6 +5,7 @@ from __future__ import annotations
 from wagma.algorithms import ALGORITHMS, Collectives, Specification, specification
 from wagma.core.effects import Value
 from wagma.errors import InputError
+from wagma.real.node import ON_DEVICE
 
 _GOSSIP = (Collectives.NEIGHBOURS, Collectives.PAIRS)
 
@@ -28,6 +29,15 @@ def gossips(algorithm: Specification) -> bool:
 def gossips_in_pairs(algorithm: Specification) -> bool:
     """Whether others average with a rank's model while it computes, so that it needs a copy to compute with."""
     return algorithm.collectives is Collectives.PAIRS or algorithm.companion is not None
+
+
+def check_transport_of(algorithm: Specification, transport: str) -> None:
+    """Raise InputError, naming the algorithm, if buffers would be on devices and it has none: its letters go through host memory."""
+    if transport in ON_DEVICE and not has_collectives(algorithm):
+        how = "sends letters over MPI, through host memory" if gossips(algorithm) else "never communicates"
+        raise InputError(
+            f"transport = {transport!r}: {algorithm.name} has no collectives, and {how}: must be 'auto', 'shm' or 'mpi'"
+        )
 
 
 def _can_be_resident(algorithm: Specification) -> bool:

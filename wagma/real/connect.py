@@ -202,14 +202,18 @@ def _through_host(given: _Given) -> Any:
 def _buffers(given: _Given, place: Place) -> Any:
     """This rank's buffers on its device. Raises OutOfDeviceMemory on every rank if one's are too large for its device. Collective."""
     config = given.config
-    what = f"{config.buffers} buffers of {config.buffer_bytes:,} bytes, which transport = 'shm' or 'mpi' has in host memory"
-    return _agreed(given, lambda: native().DeviceBuffers(place.device, config.buffers, config.buffer_bytes), what)
+    what = f"{config.buffers} buffers of {config.buffer_bytes:,} bytes"
+    advice = "; transport = 'shm' or 'mpi' keeps them in host memory"
+    return _agreed(given, lambda: native().DeviceBuffers(place.device, config.buffers, config.buffer_bytes), what, advice)
 
 
-def _agreed(given: _Given, make: Callable[[], Any], what: str = "models") -> Any:
-    """What it returns; or its error, on every rank, if it fails on one. what: needs the memory that there may not be. Collective."""
+def _agreed(given: _Given, make: Callable[[], Any], what: str = "models", advice: str = "") -> Any:
+    """What it returns; or its error, on every rank, if it fails on one. Collective.
+
+    what: needs the memory that there may not be. advice: for then, behind the error.
+    """
     made = attempt(make)
-    said = given.tell(f"{_MEMORY}{what}: {made}" if isinstance(made, OutOfDeviceMemory) else say(made))
+    said = given.tell(f"{_MEMORY}{what}: {made}{advice}" if isinstance(made, OutOfDeviceMemory) else say(made))
     for rank, text in enumerate(said):
         if text.startswith(_MEMORY):
             raise OutOfDeviceMemory(f"rank {rank}: {text.removeprefix(_MEMORY)}")

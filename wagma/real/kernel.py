@@ -93,7 +93,8 @@ class Engine:
         connected = connect(comm, config, transport, timeout_s, longest_nap_s, place)
         own_way = () if connected.models is None else (connected.models,)
         self._engine: _native.Engine = native().Engine(config, connected.transport, initial, *own_way)
-        self.transport: str = connected.name  # and how models on a device get there, in words
+        #: And how models on a device get there, in words; "" where it has no model, but a number in its place (a rank alone).
+        self.transport: str = connected.name
         self.buffers: int = config.buffers
         self.copies: int = self.buffers - resident  # of the model, beyond the caller's own
         self.schedule = schedule

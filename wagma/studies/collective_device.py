@@ -47,8 +47,7 @@ def check(settings: Settings, pythons: Sequence[Path] | None) -> None:
         raise InputError("--against gloo: with --device the only other kernel is mpi, through pinned host memory")
     if pythons:
         raise InputError(f"--mpi-python {pythons[0]}: with --device MPI_Allreduce is that of this Python's library alone")
-    if settings.device != EMULATED:
-        devices_for(settings.device)
+    devices_for(settings.device)
 
 
 def measure(settings: Settings, progress: Progress) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """What distributing an optimizer costs a training loop: `wagma bench training`, and what becomes of the ranks' times.
 
 Everything is a ratio within one job. overhead: one rank's iteration, distributed over bare; a repetition's figure is the median of its
-iterations. balanced: ranks that have equally much to do; an iteration over that of DistributedDataParallel with gloo on the same ranks, and
-a repetition's figure is the mean of a block. A ratio is the median of the repetitions' ratios, its spread the least and the most of them.
+iterations. A rank alone exchanges nothing: of models on a device EXCHANGING, which does, is measured, too. balanced: ranks that have
+equally much to do; an iteration over that of DistributedDataParallel with gloo on the same ranks, and a repetition's figure is the
+mean of a block. A ratio is the median of the repetitions' ratios, its spread the least and the most of them.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from wagma.real.bench import job
 
 SCHEMA = 1
 PARTS = ("overhead", "balanced")
+#: The bare loop, and in each iteration a collective of one rank's whole model on its device.
+EXCHANGING = "exchanging"
 ALONE = ("bare", "wagma_sgd", "wagma_sgd, resident", "wagma_sgd, recorded")
 #: ... with the model on a device, which is resident nowhere else.
-ALONE_ON_DEVICE = ("bare", "wagma_sgd", "wagma_sgd, recorded")
+ALONE_ON_DEVICE = ("bare", "wagma_sgd", "wagma_sgd, recorded", EXCHANGING)
 ITERATION_S = {"host": 0.2, "device": 0.1}
 TOGETHER = ("bare", "wagma_sgd", "wagma_sgd, resident", "allreduce_sgd", "ddp")
 SYNC_PERIOD = 10
@@ -127,7 +130,8 @@ def overhead_of(result: Mapping[str, Any], what: Mapping[str, Any]) -> dict[str,
             "loop": name, "median_s": statistics.median(medians[name]), "quartiles_s": [low, high], "iterations": len(every),
             "overhead": statistics.median(over), "overhead_spread": [min(over), max(over)],
         })  # fmt: skip
-    return {key: result[key] for key in ("parameters", "batch", "threads", "library", "device")} | {"results": rows}
+    settings = ("parameters", "batch", "threads", "library", "device", "transport")
+    return {key: result[key] for key in settings} | {"results": rows}
 
 
 def balanced_of(result: Mapping[str, Any], what: Mapping[str, Any]) -> dict[str, Any]:

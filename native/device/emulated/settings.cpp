@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
@@ -22,6 +23,11 @@ std::uint64_t number(const char* name, std::uint64_t otherwise, std::uint64_t mo
   const auto [rest, error] = std::from_chars(text, end, value);
   if (error == std::errc{} && rest == end && value <= most) return value;
   throw std::invalid_argument(std::string(name) + " = " + text + ": must be a whole number from 0 to " + std::to_string(most));
+}
+
+std::string_view trimmed(std::string_view text) {
+  const std::size_t begin = std::min(text.find_first_not_of(' '), text.size());
+  return text.substr(begin, text.find_last_not_of(' ') + 1 - begin);
 }
 
 void refuse(Settings& settings, std::string_view what) {
@@ -50,7 +56,7 @@ Settings* read() {
     const char* text = std::getenv("WAGMA_EMULATED_REFUSE");
     for (std::string_view rest = text == nullptr ? "" : text; !rest.empty();) {
       const std::size_t comma = std::min(rest.find(','), rest.size());
-      refuse(*settings, rest.substr(0, comma));
+      refuse(*settings, trimmed(rest.substr(0, comma)));
       rest.remove_prefix(std::min(comma + 1, rest.size()));
     }
   } catch (...) {

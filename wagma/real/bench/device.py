@@ -19,7 +19,7 @@ from wagma.real.bench.kernels import BFLOAT16_ONE, STORED, TIMEOUT_S, run_on_ran
 from wagma.real.bench.rounds import WARM_UP, Rounds, block, lateness, library
 from wagma.real.collective import GroupAllreduce
 from wagma.real.devices.arrays import ITEM_BYTES
-from wagma.real.devices.place import Place, emulated_index, place_at
+from wagma.real.devices.place import Place, emulated_devices, emulated_index, place_at
 from wagma.real.launching.ranks import local_rank
 from wagma.real.limited import agree
 from wagma.real.modules import cuda_native
@@ -35,7 +35,12 @@ FIRST_VERSION = 1 + WARM_UP
 
 
 def devices_for(asked: str) -> int:
-    """How many devices there are for "cuda" or "cuda:N"; asks for no memory on any. Raises InputError if that one is not there."""
+    """How many devices there are for what `--device` says; asks for no memory on any. Raises InputError if that one is not there."""
+    if asked == "emulated":
+        try:
+            return emulated_devices()
+        except InputError as error:
+            raise InputError(f"--device {asked}: {error}") from error
     try:
         module = cuda_native()
     except MissingDependencyError as error:

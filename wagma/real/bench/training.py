@@ -4,7 +4,8 @@
 
 - overhead, of one rank: all loops live side by side and take turns, one iteration each, so that whatever slows the machine down slows all
   of them. The batch is made as large as it has to be for a bare iteration to take the time that is asked for. Model and data may be
-  on a device: then an iteration ends when the device has done it.
+  on a device: then an iteration ends when the device has done it, and a loop "exchanging" does there what one of several ranks does, of
+  which a rank alone does nothing: publish its parameters, reduce, take the average back.
 - balanced, of several ranks: each block makes its loop anew on all ranks, and closes it, so that none keeps threads that another one's
   block would pay for. All ranks begin a block at once; it takes until the last of them has done the last iteration. Its iterations are a
   multiple of sync_period, so that syncs have their share.
@@ -22,12 +23,17 @@ from typing import Any
 import torch
 
 from wagma.core.digest import digest
+from wagma.core.effects import Value
+from wagma.core.schedule import Schedule
 from wagma.errors import WagmaError
 from wagma.real.bench.collective import Gloo
 from wagma.real.bench.kernels import TIMEOUT_S, run_on_ranks
 from wagma.real.bench.rounds import Rounds, library
+from wagma.real.devices.carrier import DeviceCarrier
 from wagma.real.devices.choice import CPU, Choice, choose
+from wagma.real.devices.model import place_of
 from wagma.real.devices.place import place_at
+from wagma.real.kernel import Engine
 from wagma.real.wrapper.distribute import distribute
 from wagma.workloads.flat import flat_views
 
@@ -39,6 +45,7 @@ LOOPS: Mapping[str, Mapping[str, Any] | None] = {
     "wagma_sgd, recorded": {"algorithm": "wagma_sgd", "record": "times"},
     "allreduce_sgd": {"algorithm": "allreduce_sgd"},
     "ddp": None,
+    "exchanging": None,
 }
 #: Loops after each iteration of which all ranks hold one model: a fast wrong one would make a good one look slow.
 ALIKE = ("allreduce_sgd", "ddp")
@@ -71,6 +78,35 @@ def model_of(parameters: int) -> tuple[torch.nn.Module, int]:
     return torch.nn.Sequential(*(Block(width) for _ in range(blocks))), width
 
 
+class Exchange:
+    """What one of several ranks does on its device in each iteration: a call publishes the parameters, and has their average there.
+
+    The engine is given a group of this rank alone, so that one model is read and one is written where several ranks read each other's.
+    """
+
+    def __init__(self, comm: Any, model: torch.nn.Module, sync_period: int, device: Choice) -> None:
+        flat, gradient = flat_views(model)
+        place = place_of(flat, "emulated" if device.emulated else None, comm.rank)
+        self._engine = Engine(
+            comm, Schedule(comm.size, 1, sync_period), flat.read(), dtype=flat.kernel_dtype, mean_when_fresh=True,
+            place=place, timeout_s=TIMEOUT_S,
+        )  # fmt: skip
+        self._carrier = DeviceCarrier(flat, gradient, place)
+        self._done = 0
+        self.transport = self._engine.transport
+
+    def __call__(self) -> None:
+        """One collective."""
+        self._engine.average(self._done, self._carrier.place(Value.MODEL, read=True))
+        self._carrier.put(Value.MODEL)
+        self._done += 1
+
+    def close(self) -> None:
+        """Collective."""
+        self._carrier.settle()
+        self._engine.close()
+
+
 class Loop:
     """A model, its data and its optimizer; a call is one iteration, and waits for the device."""
 
@@ -89,6 +125,7 @@ class Loop:
         self._optimizer: Any = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9)
         self._name = name
         self._comm = comm
+        self.exchange = Exchange(comm, self.model, sync_period, device) if name == "exchanging" else None
         options = LOOPS[name]
         if options is not None:
             self._optimizer = distribute(
@@ -107,12 +144,16 @@ class Loop:
         loss = torch.nn.functional.mse_loss(self._forward(self._inputs), self._targets)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
+        if self.exchange is not None:
+            self.exchange()
         self._place.settle()
 
     def close(self) -> None:
         """Collective. Raises WagmaError if the models are not what the loop should have made of them."""
         if LOOPS[self._name] is not None:
             self._optimizer.close()
+        if self.exchange is not None:
+            self.exchange.close()
         model = flat_views(self.model)[0].read()
         digests = self._comm.allgather((digest(model), bool(torch.isfinite(torch.from_numpy(model)).all())))
         if not all(finite for _, finite in digests):
@@ -166,11 +207,13 @@ def overhead(comm: Any, what: Mapping[str, Any], progress: Progress | None) -> d
                 progress(repetition * what["iterations"] + number + 1, what["repetitions"] * what["iterations"])
         found += [{"loop": name, "repetition": repetition, "seconds": taken[name]} for name in names]
     parameters = loops["bare"].parameters
+    exchanges = [loop.exchange for loop in loops.values() if loop.exchange is not None]
     for loop in loops.values():
         loop.close()
     return {
         "blocks": found, "batch": batch, "parameters": parameters, "threads": torch.get_num_threads(), "library": library(),
         "device": None if device == CPU else described(str(device)),
+        "transport": exchanges[0].transport if exchanges else None,
     }  # fmt: skip
 
 

@@ -90,7 +90,7 @@ def _tensor(tensor: Any, dtype: str | None) -> DeviceArray:
     if dtype is not None and (name == dtype or name in ("int16", "uint16")):
         name = dtype
     elif name not in DTYPES or dtype is not None:
-        raise _wrong_dtype(name, dtype)
+        raise _wrong_dtype(name, dtype, name in ("int16", "uint16"))
     _check_shape(tuple(tensor.shape), tensor.is_contiguous(), True)
     if not tensor.is_cuda:
         return DeviceArray(tensor.data_ptr(), tensor.numel(), name, True)
@@ -127,13 +127,15 @@ def _name(typestr: str, dtype: str | None, shown: str | None = None) -> str:
             return dtype
         if dtype is None and kind in _FLOATS:
             return _FLOATS[kind]
-    raise _wrong_dtype(shown or typestr, dtype)
+    raise _wrong_dtype(shown or typestr, dtype, typestr[0] != native and kind in _BITS)
 
 
-def _wrong_dtype(name: str, dtype: str | None) -> InputError:
+def _wrong_dtype(name: str, dtype: str | None, bits: bool) -> InputError:
+    """bits: it has 16-bit items, which may be bfloat16s."""
     if dtype is not None:
         return InputError(f"dtype = {dtype!r} with a buffer of {name}: must be 'bfloat16' with 16-bit integers, or None")
-    return InputError(f"buffer has dtype {name}: must be float32, float64 or float16, or bfloat16 in torch")
+    hint = "; if it holds bfloat16s, with dtype='bfloat16'" if bits else ""
+    return InputError(f"buffer has dtype {name}: must be float32, float64 or float16, or bfloat16 in torch{hint}")
 
 
 def _check_shape(shape: tuple[int, ...], contiguous: bool, writeable: bool) -> None:

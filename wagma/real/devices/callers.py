@@ -29,6 +29,8 @@ class CallersArray:
         self.array = buffer
         self._dtype = dtype
         self._rank = rank
+        if device == "emulated" and is_tensor(buffer) and buffer.device.type != "cpu":
+            raise InputError(f"device = 'emulated' with a torch tensor on {buffer.device}: must be on the CPU")
         self._first = locate(buffer, dtype)
         self.place = _place_of(buffer, self._first, device, rank)
         self._parts: Any = None
@@ -84,15 +86,16 @@ class CallersArray:
 
 def _place_of(buffer: Any, found: DeviceArray, device: str | None, rank: int) -> Place:
     if device == "emulated":
-        if is_tensor(buffer) and not found.on_host:
-            raise InputError(f"device = 'emulated' with a torch tensor on {buffer.device}: must be on the CPU")
         return place_at("emulated", emulated_index(rank))
     asked = _index(device)
     if not on_device(buffer):
         if device is not None:
             raise InputError(f"device = {device!r}: the buffer is in host memory; must be on that device, or device='emulated'")
         if not isinstance(buffer, np.ndarray):
-            raise InputError(f"buffer is a torch tensor on {buffer.device}: must be on a CUDA device, or a numpy array")
+            raise InputError(
+                f"buffer is a torch tensor on {buffer.device}: must be on a CUDA device, a numpy array ({_as_numpys(buffer)}),"
+                " or given with device='emulated'"
+            )
         return HOST
     if asked is not None and found.index not in (None, asked):
         raise InputError(f"device = {device!r}: the buffer is on cuda:{found.index}")
@@ -107,6 +110,14 @@ def _place_of(buffer: Any, found: DeviceArray, device: str | None, rank: int) ->
     if not place.on_device:
         raise MissingDependencyError(f"buffer is on cuda:{index}, which wagma's kernels do not reach: {place.why_not}")
     return place
+
+
+def _as_numpys(tensor: Any) -> str:
+    """How a tensor in host memory is handed in as numpy's array of the same memory."""
+    detached = "buffer.detach()" if tensor.requires_grad else "buffer"
+    if tensor.dtype == sys.modules["torch"].bfloat16:  # which numpy does not know
+        return f"{detached}.view(torch.int16).numpy() with dtype='bfloat16'"
+    return f"{detached}.numpy()"
 
 
 def _index(device: Any) -> int | None:

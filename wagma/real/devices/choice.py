@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from wagma.errors import InputError, MissingDependencyError, WagmaError
-from wagma.real.modules import cuda_native, native
+from wagma.real.devices.place import emulated_devices
+from wagma.real.modules import cuda_native
 
 ALLOWED = "cpu, cuda, cuda:N or emulated"
 
@@ -60,8 +61,10 @@ def choose(option: str, rank: int, local_rank: int) -> Choice:
 
 
 def _emulated(rank: int) -> Choice:
-    if not int(native().emulated_devices()):
-        raise _refused("emulated", rank, "WAGMA_EMULATED_DEVICES says that there is none")
+    try:
+        emulated_devices()
+    except InputError as error:
+        raise _refused("emulated", rank, str(error)) from error
     return Choice("cpu", emulated=True)
 
 

@@ -65,15 +65,33 @@ def place_at(kind: str, index: int = 0) -> Place:
                 return Place("cuda", index, None, str(error))
         case "emulated":
             try:
+                emulated_devices()
                 return Place("emulated", index, native().emulated_device(index))
             except WagmaError as error:
                 raise InputError(f"device = 'emulated': {error}") from error
     raise InputError(f"tensors on {kind!r}: must be on the CPU or on a CUDA device")
 
 
+def emulated_devices() -> int:
+    """How many emulated devices there are; at least one.
+
+    Raises InputError, naming the variable: one of WAGMA_EMULATED_* has a value that is not allowed, or says that there is none.
+    """
+    try:
+        there = int(native().emulated_devices())
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    if not there:
+        raise InputError("WAGMA_EMULATED_DEVICES = 0 says that there is none: must be at least 1")
+    return there
+
+
 def emulated_index(rank: int) -> int:
-    """Which of the emulated devices is rank `rank`'s: they take turns, as GPUs do."""
-    return rank % int(native().emulated_devices())
+    """Which of the emulated devices is rank `rank`'s: they take turns, as GPUs do. Raises InputError if there is none."""
+    try:
+        return rank % emulated_devices()
+    except InputError as error:
+        raise InputError(f"device = 'emulated': {error}") from error
 
 
 def check_device(device: object) -> None:

@@ -165,7 +165,8 @@ class Monitor:
         schedule, (size, dtype) = self._schedule, self._model
         often = "never a sync" if schedule.sync_period == NEVER else f"a sync every {schedule.sync_period} iterations"
         groups = f"groups of {schedule.group_size}, {often}" if schedule.grouped else often
-        how = "no collectives" if self._engine is None else f"{groups}, through {self._engine.transport}"
+        through = f"through {self._engine.transport}" if self._engine is not None and self._engine.transport else "alone"
+        how = "no collectives" if self._engine is None else f"{groups}, {through}"
         say = self._log.info if self._rank == 0 else self._log.debug
         ranks = f"{comm.size} rank{'s' if comm.size > 1 else ''}"
         say("%s on %s: %s; %s parameters of %s", self._specification.name, ranks, how, f"{size:,}", dtype)

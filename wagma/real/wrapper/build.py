@@ -25,7 +25,7 @@ from wagma.real.exits import is_orderly
 from wagma.real.gossip.exchange import gossip_of
 from wagma.real.gossip.shared import Flat, StandIn
 from wagma.real.kernel import Engine
-from wagma.real.node import HOST_TRANSPORT, Transport
+from wagma.real.node import HOST_TRANSPORT, ON_DEVICE, Transport
 from wagma.real.seeing.monitor import Monitor, Seeing
 from wagma.real.wrapper.consolidated import consolidated, last_sync_of
 from wagma.real.wrapper.extras import SYNCING, Extras, FloatBuffers, Policies
@@ -95,6 +95,9 @@ def build(
     alone = comm.size == 1 and plan.spec.plain_alone and not seeing.digests
     spec = specification("ideal") if alone and not seeing.keeps else plan.spec
     flats: Mapping[Value, Flat] = {Value.MODEL: plan.model, Value.GRADIENT: plan.gradient}
+    if alone:
+        _check_alone(plan.place, options.transport)
+        options = replace(options, transport="auto")  # of the number, if any: nothing of the model travels
     if alone and seeing.keeps:
         flats, options = dict.fromkeys(Value, StandIn(plan.model.dtype)), replace(options, resident=False)
     # Before the engine: what is left open is closed in this order at exit, which is that of `Parts.close`.
@@ -137,6 +140,13 @@ def build(
     )
 
 
+def _check_alone(place: Place, transport: Transport) -> None:
+    """Raise InputError, as several ranks would, if buffers are to be on a device and the model is not."""
+    if transport in ON_DEVICE and not place.on_device:
+        why = f"rank 0: {place}: {place.why_not}" if place.why_not else "rank 0's model is in host memory"
+        raise InputError(f"transport = {transport!r}: {why}: must be 'auto', 'shm' or 'mpi'")
+
+
 def _carrier(plan: Plan, options: Options, engine: Engine | None, place: Place | None) -> Carrier | None:
     """None: by way of host memory."""
     if options.resident and engine is not None:
@@ -147,11 +157,14 @@ def _carrier(plan: Plan, options: Options, engine: Engine | None, place: Place |
 def _engine(comm: Any, spec: Specification, plan: Plan, options: Options, model: Flat, place: Place | None) -> Engine:
     # A late rank that has published no gradient yet contributes zeros.
     first = model.read() if spec.value is Value.MODEL else np.zeros(model.size, model.dtype)
-    return Engine(
+    engine = Engine(
         comm, plan.schedule, first, dtype=plan.model.kernel_dtype, merge_once=options.merge_once, resident=options.resident,
         mean_when_fresh=spec.by_merge_rule, transport=options.transport, place=place, timeout_s=options.timeout_s,
         watchdog_s=options.watchdog_s, record=options.seeing.records, digests=options.seeing.digests,
     )  # fmt: skip
+    if isinstance(model, StandIn):
+        engine.transport = ""
+    return engine
 
 
 class _Update:

@@ -40,7 +40,7 @@ import torch
 
 from wagma.algorithms import specification
 from wagma.errors import InputError
-from wagma.real.algorithms import gossips, require_models
+from wagma.real.algorithms import check_transport_of, gossips, require_models
 from wagma.real.devices.model import place_of
 from wagma.real.devices.place import check_device
 from wagma.real.launching.threads import share_cores
@@ -75,6 +75,7 @@ class _Choice:
         """What that means on this rank. Raises InputError, naming what is allowed; MissingDependencyError."""
         require(comm, options.transport, options.watchdog_s)
         spec = specification(self.algorithm)
+        check_transport_of(spec, options.transport)
         if gossips(spec):
             require_letters(comm)
         own = read_settings(self.settings, self.algorithm, comm.size, "settings")

@@ -325,7 +325,10 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
     @property
     def transport(self) -> str:
-        """How the models of its collectives travel, in words: "shared memory", "CUDA IPC on NVIDIA H200"; "" without collectives."""
+        """How the models of its collectives travel, in words: "shared memory", "CUDA IPC on NVIDIA H200", ...
+
+        "": they do not, for want of collectives or of other ranks.
+        """
         return "" if self._parts.engine is None else self._parts.engine.transport
 
     @property
