@@ -60,8 +60,8 @@ std::shared_ptr<Models> host_models(DType dtype, std::size_t count, Stores store
 // are short. A multiple of 256; tests take less.
 constexpr std::size_t kChunkBytes = std::size_t{4} << 20;
 
-// Whatever waits for the device there ends with DeviceError after `limit_s`.
-// For buffers that carry their stamp `stamp_offset` bytes behind their beginning (DeviceBuffers).
+// For buffers that carry their stamp `stamp_offset` bytes behind their beginning (DeviceBuffers). Here and below: what waits for the device by
+// itself, and not by done(), ends with DeviceError after `limit_s`.
 std::shared_ptr<Models> device_models(std::shared_ptr<Device> device, DType dtype, std::size_t count, std::size_t stamp_offset, double limit_s,
                                       std::size_t chunk_bytes = kChunkBytes);
 // For a transport whose buffers are in host memory and of one piece; they are pinned, if that is permitted.
