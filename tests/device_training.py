@@ -85,7 +85,11 @@ def through_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Turns:
-    """Who is late, and what a late rank merges, is always the same: syncs together, other steps one rank after the other."""
+    """Who is late, and what a late rank merges, is always the same: syncs together, other steps one rank after the other.
+
+    For groups of all ranks: the step of the first rank ends when all others have contributed without arriving. In a smaller group
+    it ends while the activation is still on its way to ranks of other groups, and whether they come before it is luck.
+    """
 
     def __init__(self, together: Callable[[int], bool]) -> None:
         self._barrier = threading.Barrier(RANKS, timeout=30.0)
@@ -123,9 +127,8 @@ def trained(
         own = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = AdamW(own, lr=0.02) if adam else SGD(own, lr=0.05, momentum=0.9)
         more = {} if plain else {"device": option(device)}
-        size = RANKS if algorithm == "wagma_sgd" else "sqrt"
         with distribute(
-            optimizer, model, algorithm, size, sync_period, comm=comm, timeout_s=30.0, **more, **options
+            optimizer, model, algorithm, RANKS, sync_period, comm=comm, timeout_s=30.0, **more, **options
         ) as wrapped:
             for t in range(iterations):
                 wrapped.zero_grad()
