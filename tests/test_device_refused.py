@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -17,9 +18,10 @@ from device_training import dense, images, loss_of  # noqa: E402  after the chec
 from devices import DEVICES, option, tensors  # noqa: E402
 
 import wagma  # noqa: E402
-from wagma.errors import InputError, ModelChanged, OutOfDeviceMemory, PeerFailed  # noqa: E402
+from wagma.errors import CollectiveTimeout, InputError, ModelChanged, OutOfDeviceMemory, PeerFailed  # noqa: E402
 from wagma.real.devices import carrier  # noqa: E402
 from wagma.real.devices.model import place_of  # noqa: E402
+from wagma.real.devices.place import Place  # noqa: E402
 from wagma.real.local import LocalCommunicator, run_local  # noqa: E402
 from wagma.real.wrapper.distribute import distribute  # noqa: E402
 from wagma.workloads.flat import FlatView  # noqa: E402
@@ -310,6 +312,58 @@ for ask in (lambda: choose("emulated", 1, 1), lambda: emulated_index(1), lambda:
     assert done.returncode == 0, done.stderr
     said = f"WAGMA_EMULATED_{name} = {value}: {allowed}"
     assert done.stdout.splitlines() == [f"rank 1: --device emulated: {said}", *[f"device = 'emulated': {said}"] * 2]
+
+
+# -- the end -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_device_that_is_never_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own wait has no limit; it is left behind, and what it raises in the end nobody hears."""
+    done, given = threading.Event(), []
+
+    def synchronize(index: int) -> None:
+        given.append(index)
+        assert done.wait(60)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    busy = Place("cuda", 3)
+    with pytest.raises(CollectiveTimeout, match=r"^rank 2: cuda:3 is not done with what the program gave it after 0.05 s$"):
+        busy.settle(2, 0.05)
+    done.set()
+    busy.settle(2, 60.0)
+    assert given == [3, 3]
+
+
+def test_a_device_that_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def synchronize(index: int) -> None:
+        raise RuntimeError(f"CUDA error on {index}: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    with pytest.raises(RuntimeError, match=r"^CUDA error on 0: an illegal memory access"):
+        Place("cuda").settle(0, 60.0)
+
+
+def test_close_once_more_when_the_device_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = [True]  # of rank 1
+
+    def settle(place: Place, rank: int, limit_s: float) -> None:
+        if rank == 1 and busy:
+            raise CollectiveTimeout(f"rank 1: {place} is not done after {limit_s:g} s")
+
+    monkeypatch.setattr(Place, "settle", settle)
+
+    def program(comm: LocalCommunicator) -> bytes:
+        model = dense(0)
+        optimizer = wrapped(comm, model, "emulated")
+        steps(comm, model, optimizer, "emulated", 2)
+        if comm.rank == 1:
+            with pytest.raises(CollectiveTimeout, match=r"^rank 1: emulated:0 is not done after 20 s$"):
+                optimizer.close()
+            busy.clear()
+        optimizer.close()
+        return bytes(model[3].weight.detach().numpy().tobytes())
+
+    assert len(set(run_local(2, program))) == 1
 
 
 def test_every_error_has_its_name() -> None:

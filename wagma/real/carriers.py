@@ -50,11 +50,14 @@ class Carrier(Protocol):
     def published(self) -> Array | None:
         """After a sync: the model that this rank contributes while it is late, if the parameters have fewer bits of it (mixed dtypes)."""
 
-    def last(self) -> Own:
-        """The model when the program has ended, for syncs of those that go on."""
+    def settle(self, rank: int, limit_s: float) -> None:
+        """Until the tensors hold what the program has done with them, on whichever stream: it has ended, and another thread goes on.
 
-    def settle(self) -> None:
-        """Until the tensors hold what the program has done with them, on whichever stream: it has ended, and another thread goes on."""
+        Raises CollectiveTimeout if they do not after `limit_s` seconds.
+        """
+
+    def last(self) -> Own:
+        """The model when the program has ended and `settle` has returned, for syncs of those that go on."""
 
     def release(self) -> None:
         """All ranks have closed: the tensors are the program's alone."""
@@ -112,9 +115,9 @@ class HostCarrier:
         """An array of its own."""
         return self._flats[Value.MODEL].read()
 
-    def settle(self) -> None:
+    def settle(self, rank: int, limit_s: float) -> None:
         """Until reading a tensor on another thread, with another stream, finds what this one has written."""
-        self._where.settle()
+        self._where.settle(rank, limit_s)
 
     def release(self) -> None:
         """Nothing to do."""

@@ -1,10 +1,11 @@
-"""Collective calls of set-up and end that give up: mpi4py's own wait for the last rank for ever.
+"""Calls of set-up and end that give up: mpi4py's own wait for the last rank for ever, torch's for the device.
 
 `comm` is an mpi4py communicator or a `wagma.real.local.LocalCommunicator`, whose calls have limits of their own.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 import zlib
 from collections import Counter
@@ -23,6 +24,30 @@ _REFUSED = "error: "
 
 #: Requests that were given up, with their buffers: MPI writes into them when the late rank comes after all.
 _given_up: list[tuple[Any, ...]] = []
+
+
+def ended_within(limit_s: float, call: Callable[[], object]) -> bool:
+    """Whether `call`, which cannot be told to give up, ended within `limit_s` seconds; raises what it raised.
+
+    It runs on a thread of its own, so that Ctrl-C reaches the caller meanwhile. A call that has not ended is left behind there: the
+    interpreter does not wait for it, and what it raises later nobody hears.
+    """
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:  # raised again below, on the caller's thread
+            raised.append(error)
+
+    thread = threading.Thread(target=run, name="wagma limited", daemon=True)
+    thread.start()
+    thread.join(limit_s)  # orders `raised` behind what the thread did, if it has ended
+    if thread.is_alive():
+        return False
+    if raised:
+        raise raised[0]
+    return True
 
 
 def is_local(comm: Any) -> bool:

@@ -92,6 +92,7 @@ class Exchange:
             place=place, timeout_s=TIMEOUT_S,
         )  # fmt: skip
         self._carrier = DeviceCarrier(flat, gradient, place)
+        self._comm = comm
         self._done = 0
         self.transport = self._engine.transport
 
@@ -103,7 +104,7 @@ class Exchange:
 
     def close(self) -> None:
         """Collective."""
-        self._carrier.settle()
+        self._carrier.settle(self._comm.rank, TIMEOUT_S)
         self._engine.close()
 
 
@@ -146,7 +147,7 @@ class Loop:
         self._optimizer.step()
         if self.exchange is not None:
             self.exchange()
-        self._place.settle()
+        self._place.settle(self._comm.rank, TIMEOUT_S)
 
     def close(self) -> None:
         """Collective. Raises WagmaError if the models are not what the loop should have made of them."""

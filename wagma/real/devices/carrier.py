@@ -171,12 +171,11 @@ class DeviceCarrier:
 
     def last(self) -> _native.DeviceParts:
         """The tensors themselves."""
-        self.settle()
         return self.take(Value.MODEL)
 
-    def settle(self) -> None:
+    def settle(self, rank: int, limit_s: float) -> None:
         """All of the device's streams: which of them the program has used last, the thread that goes on cannot know."""
-        self._where.settle()
+        self._where.settle(rank, limit_s)
 
     def release(self) -> None:
         """The copies go."""

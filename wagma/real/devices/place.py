@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from wagma.errors import InputError, WagmaError
+from wagma.errors import CollectiveTimeout, InputError, WagmaError
+from wagma.real.limited import ended_within
 from wagma.real.modules import cuda_native, native
 
 if TYPE_CHECKING:
@@ -36,10 +37,13 @@ class Place:
         """The handle of torch's current stream on this device and thread; 0 (the default one) where torch has none."""
         return int(_torch().cuda.current_stream(self.index).cuda_stream) if self.kind == "cuda" else 0
 
-    def settle(self) -> None:
-        """Until the device has done all that the program has given it, on whichever stream. For the ends of things, not for a loop."""
-        if self.kind == "cuda":
-            _torch().cuda.synchronize(self.index)
+    def settle(self, rank: int, limit_s: float) -> None:
+        """Until the device has done all that the program has given it, on whichever stream. For the ends of things, not for a loop.
+
+        Raises CollectiveTimeout if it has not after `limit_s` seconds, and what torch does where the device has failed. Ctrl-C ends it.
+        """
+        if self.kind == "cuda" and not ended_within(limit_s, lambda: _torch().cuda.synchronize(self.index)):
+            raise CollectiveTimeout(f"rank {rank}: {self} is not done with what the program gave it after {limit_s:g} s")
 
     def __str__(self) -> str:
         name = self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"

@@ -50,7 +50,7 @@ class Parts:
 
     def close(self) -> None:
         """Serve the other ranks until all have closed."""
-        self.driver.carrier.settle()
+        self.driver.carrier.settle(self.driver.rank, self.agreed.timeout_s)
         if self.meetings is not None:
             self.meetings.begin_close()  # or a rank that waits there for this one would keep it waiting in the engine
         if self.gossip is not None:  # first: a rank that has both may have to go on with both, and closes neither before

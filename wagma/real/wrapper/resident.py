@@ -103,7 +103,7 @@ class ResidentModel:
     def last(self) -> None:
         """Never asked for: gradients are not resident."""
 
-    def settle(self) -> None:
+    def settle(self, rank: int, limit_s: float) -> None:
         """Host memory is always settled."""
 
     def _attach(self) -> None:
