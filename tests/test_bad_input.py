@@ -105,6 +105,8 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["train", "digits", "--device", "emulated", "--resident"], "--resident with --device emulated: resident parameters"),
         (["train", "digits", "--transport", "ipc"], "--transport ipc: of models on a device; with --device cpu it must be"),
         (["train", "digits", "--checkpoint-every", "5"], "--checkpoint-every 5: only with --checkpoint"),
+        (["train", "digits", "--checkpoint", ""], "argument --checkpoint: '': must be the name of a folder"),
+        (["train", "digits", "--resume", ""], "argument --resume: '': must be the name of a folder"),
         (["train", "digits", "--checkpoint", "/dev/null/run"], "/dev/null/run: no folder that can be written: /dev/null is a file"),
         (["train", "digits", "--tensorboard", "/dev/null"], "--tensorboard /dev/null: no folder that can be written"),
         (["train", "digits", "--checkpoint", "run", "--sync-period", "never"], 'wagma_sgd with sync_period = "never" has no syncs'),

@@ -94,14 +94,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="no digests in the trace: it then costs no more than microseconds an iteration, but cannot prove what models were averaged",
     )
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="FOLDER", help="save checkpoints there, at syncs, the two newest stay"
+        "--checkpoint", type=_folder, metavar="FOLDER", help="save checkpoints there, at syncs, the two newest stay"
     )
     parser.add_argument(
         "--checkpoint-every", type=_one_number, metavar="N",
         help=f"save at the first sync N or more iterations after the last one, and at the end (default: {CHECKPOINT_EVERY})",
     )  # fmt: skip
     parser.add_argument(
-        "--resume", type=Path, metavar="FOLDER", help="go on from the newest checkpoint there; may be the same folder"
+        "--resume", type=_folder, metavar="FOLDER", help="go on from the newest checkpoint there; may be the same folder"
     )
     parser.add_argument(
         "--every",
@@ -364,6 +364,12 @@ def _device(text: str) -> str:
         return device_option(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _folder(text: str) -> Path:
+    if not text:  # which Path takes for the current folder
+        raise argparse.ArgumentTypeError("'': must be the name of a folder")
+    return Path(text)
 
 
 def _seconds(text: str) -> float:
