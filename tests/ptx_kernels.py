@@ -210,8 +210,13 @@ def compiled() -> Kernels:
             subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             for command in commands
         ]
-        for process in running:
-            output, _ = process.communicate(timeout=240)
-            if process.returncode:
-                pytest.fail(f"{process.args!r}:\n{output}")
+        try:
+            for process in running:
+                output, _ = process.communicate(timeout=240)
+                if process.returncode:
+                    pytest.fail(f"{process.args!r}:\n{output}")
+        finally:  # the folder goes
+            for process in running:
+                process.kill()
+                process.wait()
         return Kernels((folder / "device.ptx").read_text(), ctypes.CDLL(str(folder / "host.so")))

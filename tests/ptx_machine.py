@@ -143,7 +143,7 @@ class Run:
         self.units = np.split(np.arange(threads), range(unit, threads, unit))
         self.starts = set(kernel.labels.values())
         self.steps = 0
-        self.epoch = np.zeros(blocks, np.int64)  # barriers and atomics that each block has passed
+        self.epoch = np.zeros(blocks, np.int64)  # barriers that each block has passed
         self.writers: dict[int, tuple[Array, Array]] = {}  # by array: who wrote each byte last, and in which epoch
 
     def go(self) -> None:

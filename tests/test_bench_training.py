@@ -160,18 +160,20 @@ for parameters in (2000, 1_000_000):
 
 
 def test_exchanging_is_done_by_the_device() -> None:
-    """Each operation of a stream begins up to 3 ms later: of the loops only the one that exchanges has any."""
+    """Each operation of a stream begins up to 20 ms later: of the loops only the one that exchanges has any.
+
+    It has several, each with 10 ms on average; a busy machine slows all loops down alike, and by less.
+    """
     pytest.importorskip("torch")
     pytest.importorskip("wagma._native")
     done = subprocess.run(
         [sys.executable, "-c", EXCHANGE], capture_output=True, text=True, timeout=100, check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "WAGMA_EMULATED_DELAY_US": "3000", "WAGMA_EMULATED_MEMORY": "8000000"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "WAGMA_EMULATED_DELAY_US": "20000", "WAGMA_EMULATED_MEMORY": "8000000"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     times, refused = done.stdout.splitlines()
-    bare, *plain, exchanging = map(float, times.split())
-    assert exchanging > bare + 2e-3
-    assert exchanging > max(plain)
+    *others, exchanging = map(float, times.split())
+    assert exchanging > max(others) + 20e-3
     assert refused.startswith("OutOfDeviceMemory: rank 0: "), refused
 
 

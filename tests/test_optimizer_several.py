@@ -116,10 +116,11 @@ class Waiting:
     """A handle that no other rank ever closes."""
 
     def __init__(self) -> None:
-        self.over = threading.Event()
+        self.waits, self.over = threading.Event(), threading.Event()
         self.left = False  # whether the thread that served is through
 
     def serve(self) -> None:
+        self.waits.set()
         assert self.over.wait(20.0)
         time.sleep(0.05)
         self.left = True
@@ -134,9 +135,14 @@ class Waiting:
 def test_ctrl_c_ends_the_wait_for_all_of_them_and_their_threads() -> None:
     """Those must not work on the models any more once the program has them back."""
     handles = Waiting(), Waiting()
-    interrupt = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+
+    def press() -> None:
+        assert all(handle.waits.wait(20.0) for handle in handles)
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
     with pytest.raises(KeyboardInterrupt), wagma.together(*handles):
-        interrupt.start()
+        threading.Thread(target=press).start()
     assert all(handle.left for handle in handles)
 
 

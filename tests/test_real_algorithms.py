@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -203,8 +204,8 @@ def test_closing_has_a_limit_that_counts_from_the_last_sign_of_life() -> None:
             gave_up.set()
             numbers.optimizer.close()  # once more, and the other one has closed
             return time.monotonic() - began
-        for t in range(4):
-            time.sleep(0.3)
+        for t in range(6):
+            time.sleep(0.2)
             numbers.step(t)
         assert gave_up.wait(20)
         numbers.optimizer.close()
@@ -217,14 +218,12 @@ def test_the_watchdog_says_what_is_waited_for(capfd: pytest.CaptureFixture[str])
     def program(comm: LocalCommunicator) -> None:
         numbers = Numbers(comm, "d_psgd", watchdog_s=0.1)
         with numbers.optimizer:
-            time.sleep(0.5 * comm.rank)
+            time.sleep(1.5 * comm.rank)
             numbers.step(0)
 
     run_local(2, program)
-    assert (
-        "wagma: rank 0 of 2 (threads): the exchange of iteration 0 lacks the model of rank 1 after 0.1"
-        in capfd.readouterr().err
-    )
+    said = r"wagma: rank 0 of 2 \(threads\): the exchange of iteration 0 lacks the model of rank 1 after [\d.]+ s"
+    assert re.search(said, capfd.readouterr().err)
 
 
 def test_a_process_that_has_ended_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,5 +14,5 @@ def test_letters_over_mpi() -> None:
     for algorithm in ("d_psgd", "ad_psgd", "swarm_sgd", "eager_sgd"):
         assert job.output.count(f"rank 1: {algorithm}: bad batch") == 1, job.output
         assert job.output.count(f": {algorithm}: rank 1 failed: ValueError: bad batch") == 3, job.output
-    assert job.output.count("the exchange of iteration 0 lacks the model of rank 1 after 0.4 s") == 2, job.output
+    assert job.output.count("the exchange of iteration 0 lacks the model of rank 1 after 1 s") == 2, job.output
     assert job.output.count("done") == 4, job.output

@@ -66,7 +66,11 @@ struct Bench {
     if (stamp) device->release(buffer);
   }
   void wait() const {
-    while (!models->done()) std::this_thread::sleep_for(std::chrono::microseconds(50));
+    const auto limit = Clock::now() + std::chrono::duration<double>(kLimit);
+    while (!models->done()) {
+      if (Clock::now() > limit) throw std::logic_error("the device has not done it");
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+    }
   }
   // Device memory of the emulation is the host's; whoever looks waits for the device first.
   void put(const std::vector<std::byte>& bytes) const { std::memcpy(buffer, bytes.data(), bytes.size()); }

@@ -263,6 +263,15 @@ void test_more_ranks_than_a_kernel_adds_up() {
   WAGMA_CHECK(said == "rank 0: 129 ranks on one machine: must be at most 128 where models are reduced on devices");
 }
 
+template <class Done>
+void until(const char* what, Done done) {
+  const auto deadline = Clock::now() + std::chrono::duration<double>(kLimitS);
+  while (!done()) {
+    if (Clock::now() > deadline) throw std::logic_error(std::string(what) + " has not come");
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
 // What two processes of a test tell each other; no device is used before they are two.
 struct Told {
   std::atomic<int> ready[2];
@@ -274,11 +283,7 @@ std::shared_ptr<DeviceNodeTransport> transport_of(const std::shared_ptr<Node>& n
   auto memory = std::make_shared<DeviceBuffers>(emulated_device(0), 2, bytes);
   std::strncpy(told.address[rank], memory->address().c_str(), sizeof told.address[rank] - 1);
   told.ready[rank] = 1;
-  const auto deadline = Clock::now() + std::chrono::duration<double>(kLimitS);
-  while (!told.ready[1 - rank]) {
-    if (Clock::now() > deadline) throw std::logic_error("the other process does not come");
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
+  until("the other process", [&] { return told.ready[1 - rank] != 0; });
   return std::make_shared<DeviceNodeTransport>(node, rank, memory, std::vector<std::string>{told.address[0], told.address[1]});
 }
 
@@ -326,7 +331,7 @@ void test_processes_and_one_that_dies() {
   reduce(DType::float32, sources, 2, &target, &divisor, 1, kCount, Stores::cached);
   WAGMA_CHECK(std::memcmp(own->buffer(1), mean.data(), mean.size()) == 0);
   begin_version(*own, kCount, 1);
-  while (!told->seen) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  until("a chunk on the other's device", [&] { return told->seen != 0; });
   ::kill(child, SIGKILL);
   ::waitpid(child, nullptr, 0);
   std::string said;
@@ -336,7 +341,7 @@ void test_processes_and_one_that_dies() {
     said = failure.what();
   }
   WAGMA_CHECK(said == "rank 1 failed: its process has ended without a word");
-  while (!own->drain()) std::this_thread::sleep_for(std::chrono::milliseconds(1));  // the dead keep nothing open
+  until("the end", [&] { return own->drain(); });  // the dead keep nothing open
   ::munmap(told, sizeof(Told));
 }
 

@@ -50,7 +50,7 @@ def error(comm, algorithm: str) -> None:
 
 def limit(comm) -> None:
     """Rank 1 stays away."""
-    numbers = Numbers(comm, "d_psgd", timeout_s=0.4 if comm.rank != 1 else 30.0)
+    numbers = Numbers(comm, "d_psgd", timeout_s=1.0 if comm.rank != 1 else 30.0)
     try:
         if comm.rank == 1:
             comm.Barrier()

@@ -63,7 +63,7 @@ def stopped(transport: str) -> None:
         for t in range(8):
             if t == 3 and RANK == 0:
                 os.kill(PIDS[LATE], signal.SIGSTOP)
-                threading.Timer(0.9, lambda: (say("lets it go on"), os.kill(PIDS[LATE], signal.SIGCONT))).start()
+                threading.Timer(1.5, lambda: (say("lets it go on"), os.kill(PIDS[LATE], signal.SIGCONT))).start()
             engine.average()
     say(f"{transport} done")
 

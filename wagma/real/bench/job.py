@@ -23,6 +23,7 @@ from wagma.real.launching.manager import Manager
 ROUNDS = Path(__file__).with_name("rounds.py")
 CHECK_LIMIT_S = 60.0
 LAST_LINES = 20
+READ_LIMIT_S = 5.0  # for what a job that was ended has still said
 
 #: What makes a library's waits yield the processor, by how its version begins. MPICH yields after each look instead of after 1000, and
 #: sleeps for an instant after 4096 in vain.
@@ -136,6 +137,8 @@ def run(job: Job, limit_s: float, heard: Callable[[int, int], None] | None = Non
             raise WagmaError(f"{name}: not done after {limit_s:g} s") from None
         finally:
             launch.stop(process)
+            for thread in threads:  # else the pipes are closed under them, and each ends with a traceback
+                thread.join(READ_LIMIT_S)
     if code != 0 or "result" not in result:
         lines = [line for line in errors if line.strip()]
         raise WagmaError(f"{name}: {lines[-1].strip() if lines else f'ended with status {code} and no result'}")
