@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from wagma import GroupAllreduce
 from wagma.core.digest import digest
-from wagma.real.bench.device import Tensor, place_for
+from wagma.real.bench.device import Tensor, place_for, read, write
 from wagma.real.collective import AverageOutcome
+from wagma.real.devices.place import Place
 from wagma.real.modules import native
 
 Array = npt.NDArray[Any]
@@ -32,8 +33,10 @@ class OnDevice(GroupAllreduce):
 
     def __init__(self, comm: Any, buffer: Array, *arguments: Any, kind: str, **options: Any) -> None:
         self._host = buffer
-        self.tensor = Tensor(place_for(where(kind), comm.rank), buffer)
-        super().__init__(comm, self.tensor, *arguments, device=where(kind), **options)
+        place = place_for(where(kind), comm.rank)
+        assert place.device is not None
+        self._device = place.device
+        super().__init__(comm, Tensor(place, buffer), *arguments, device=where(kind), **options)
 
     @property
     def model(self) -> Array:
@@ -42,9 +45,9 @@ class OnDevice(GroupAllreduce):
 
     def average(self, iteration: int | None = None, stream: Any = None) -> AverageOutcome:
         """Of what is in the host's array."""
-        self.tensor.write(self._host)
+        write(self._device, super().model, self._host)
         outcome = super().average(iteration, stream)
-        self._host[:] = self.tensor.read()
+        self._host[:] = read(self._device, super().model)
         return outcome
 
 
@@ -69,7 +72,7 @@ class Work:
             with self._torch.cuda.stream(self.stream):
                 self._torch.cuda._sleep(int(seconds * CYCLES_PER_S))
 
-    def fill(self, tensor: Tensor, value: float) -> None:
+    def fill(self, tensor: Any, value: float) -> None:
         """Write `value` into each element of float32."""
         if self._kind == "emulated":
             self.stream.fill(tensor.address, tensor.count, "float32", value)
@@ -82,9 +85,10 @@ class Work:
         self.stream.synchronize()
 
 
-def seen(tensor: Tensor) -> float:
+def seen(tensor: Any, place: Place) -> float:
     """The one value that is in all elements now. Does not wait for other streams."""
-    values = tensor.read()
+    assert place.device is not None
+    values = read(place.device, tensor)
     assert (values == values[0]).all(), f"torn: {digest(values)}"
     return float(values[0])
 

@@ -102,7 +102,10 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["train", "digits", "--report-every", "0"], "'0'"),
         (["train", "digits", "--no-digests"], "--trace"),
         (["train", "digits", "--device", "gpu"], "argument --device: 'gpu': must be cpu, cuda, cuda:N or emulated"),
-        (["train", "digits", "--device", "emulated", "--resident"], "--resident with --device emulated: resident parameters"),
+        (
+            ["train", "digits", "--device", "emulated", "--resident", "--transport", "shm"],
+            "--resident with --transport shm: on --device emulated it must be auto, ipc or cuda-mpi",
+        ),
         (["train", "digits", "--transport", "ipc"], "--transport ipc: of models on a device; with --device cpu it must be"),
         (["train", "digits", "--checkpoint-every", "5"], "--checkpoint-every 5: only with --checkpoint"),
         (["train", "digits", "--checkpoint", ""], "argument --checkpoint: '': must be the name of a folder"),

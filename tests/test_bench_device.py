@@ -158,8 +158,8 @@ def test_the_picture_is_drawn(tmp_path: Path) -> None:
     [
         (["--device", "rocm"], "'rocm': must be cpu, cuda, cuda:N or emulated"),
         (
-            ["--device", "emulated", "--mode", "tensor,resident"],
-            "--mode tensor,resident: with --device models are in the callers'",
+            ["--device", "emulated", "--mode", "tensor,resident", "--transport", "shm"],
+            "--mode tensor,resident: with --device and --transport shm it must be tensor",
         ),
         (["--device", "emulated", "--against", "mpi,gloo"], "--against gloo: with --device the only other kernel is mpi"),
         (["--device", "emulated", "--mpi-python", "/no/python"], "--mpi-python /no/python: with --device MPI_Allreduce is"),
@@ -194,9 +194,11 @@ def test_tensors_of_an_emulated_device_are_measured(capsys: pytest.CaptureFixtur
         "--repetitions",
         "1",
         "--late",
-        "0.02",
+        "0.06",
         "--device",
         "emulated",
+        "--mode",
+        "tensor,resident",
     ]
     status = main(["bench", "collective", *arguments, "--json", "-"])
     out, err = capsys.readouterr()
@@ -204,12 +206,12 @@ def test_tensors_of_an_emulated_device_are_measured(capsys: pytest.CaptureFixtur
     found = json.loads(out)
     rows = {(row["kernel"], row["mode"], row["late_s"]): row for row in found["results"]}
     assert set(rows) == {
-        (*kernel, s) for kernel in (("wagma", "tensor"), ("mpi", "tensor"), ("mpi", "resident")) for s in (0.0, 0.02)
+        (kernel, mode, s) for kernel in ("wagma", "mpi") for mode in ("tensor", "resident") for s in (0.0, 0.06)
     }
     assert all(set(row) >= REQUIRED and row["median_s"] > 0 and row["bytes_over_bandwidth"] > 0 for row in rows.values())
-    assert "emulated" in rows["wagma", "tensor", 0.0]["transport"]
+    assert all("emulated" in rows["wagma", mode, 0.0]["transport"] for mode in ("tensor", "resident"))
     assert all(row["median_s"] > 0.01 for key, row in rows.items() if key[0] == "mpi" and key[2])  # it waits for the late one
     assert found["device"]["kind"] == "emulated"
-    assert rows["wagma", "tensor", 0.0]["reduction_over_bandwidth"] > 0
+    assert all(rows["wagma", mode, 0.0]["reduction_over_bandwidth"] > 0 for mode in ("tensor", "resident"))
     (published,) = found["publish"]
     assert published["publish_over_copy"] > 0

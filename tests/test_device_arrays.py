@@ -150,7 +150,6 @@ def refused(**options: Any) -> str:
         ({"device": "cuda:x"}, "InputError: rank 1: device = 'cuda:x': must be None"),
         ({"device": 0}, "InputError: rank 1: device = 0: must be None"),
         ({"device": "cuda:1"}, "InputError: rank 1: device = 'cuda:1': the buffer is in host memory; must be on that device"),
-        ({"device": "emulated", "resident": True}, "InputError: rank 1: resident = True: a model on emulated:0"),
         ({"buffer": Array(shape=(2, 2))}, "InputError: rank 1: buffer has shape (2, 2): must be 1-D"),
     ],
 )

@@ -28,6 +28,7 @@ from wagma.core.effects import (  # noqa: E402
 )
 from wagma.errors import InputError  # noqa: E402
 from wagma.real.devices.choice import Choice  # noqa: E402
+from wagma.real.devices.place import Place  # noqa: E402
 from wagma.real.local import LocalCommunicator, run_local  # noqa: E402
 from wagma.real.train import train  # noqa: E402
 from wagma.real.wrapper.distribute import distribute  # noqa: E402
@@ -37,6 +38,7 @@ from wagma.workloads.optimizers import SGD  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("error")
 on_devices = pytest.mark.parametrize("device", DEVICES)
+resident_or_not = pytest.mark.parametrize("resident", [False, True], ids=["tensors", "resident"])
 
 
 def wrapped(comm: LocalCommunicator, model: Any, device: str | None, algorithm: str = "local_sgd", **options: Any) -> Any:
@@ -50,10 +52,10 @@ def missing(rank: int, iteration: int) -> str | None:
 
 
 def check_same(monkeypatch: pytest.MonkeyPatch, *given: Any, **options: Any) -> list[list[bytes]]:
-    """On the device, and through host memory."""
+    """On the device, and through host memory; what is resident there is copied here."""
     found = trained(*given, **options)
     with through_host(monkeypatch):
-        expected = trained(*given, plain=True, **options)
+        expected = trained(*given, plain=True, **{**options, "resident": False})
     assert found == expected
     return found
 
@@ -62,7 +64,11 @@ CASES: dict[str, tuple[training.Build, str, int, dict[str, Any]]] = {
     "wagma_sgd, syncs": (dense, "wagma_sgd", 1, {"adam": True}),
     "wagma_sgd, late": (dense, "wagma_sgd", 3, {"adam": True}),
     "wagma_sgd, late, merge_once": (dense, "wagma_sgd", 4, {"merge_once": True}),
+    "wagma_sgd, syncs, resident": (dense, "wagma_sgd", 1, {"adam": True, "resident": True}),
+    "wagma_sgd, late, resident": (dense, "wagma_sgd", 3, {"adam": True, "resident": True}),
+    "wagma_sgd, late, merge_once, resident": (dense, "wagma_sgd", 4, {"merge_once": True, "resident": True}),
     "local_sgd": (dense, "local_sgd", 2, {}),
+    "local_sgd, resident": (dense, "local_sgd", 2, {"resident": True}),
     "allreduce_sgd": (dense, "allreduce_sgd", 2, {}),
     "allreduce_sgd, gradients missing": (dense, "allreduce_sgd", 2, {"skipped": missing, "iterations": 7}),
     "eager_sgd": (dense, "eager_sgd", 3, {}),
@@ -89,23 +95,27 @@ def test_the_same_bits_as_through_host_memory(case: str, device: str, monkeypatc
 
 
 @on_devices
+@resident_or_not
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
-def test_every_dtype(dtype: Any, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_dtype(dtype: Any, resident: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def build(rank: int) -> Any:
         return training.Casting(*(layer.to(dtype) for layer in dense(rank) if isinstance(layer, torch.nn.Linear)))
 
-    check_same(monkeypatch, build, "wagma_sgd", 3, device)
+    check_same(monkeypatch, build, "wagma_sgd", 3, device, resident=resident)
 
 
 @on_devices
-@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
-def test_every_promise_holds_where_ranks_are_late(algorithm: str, device: str) -> None:
+@pytest.mark.parametrize(
+    ("algorithm", "resident"), [*((name, False) for name in sorted(ALGORITHMS)), ("wagma_sgd", True), ("local_sgd", True)]
+)
+def test_every_promise_holds_where_ranks_are_late(algorithm: str, resident: bool, device: str) -> None:
     late = {"kind": "independent", "probability": 0.25, "delay_s": 0.004}
     scenario = load("digits", {"iterations": 12, "algorithm.sync_period": 5, "imbalance": [late]})
     chosen = Choice("cpu", emulated=True) if device == "emulated" else Choice(tensors(device))
     told: list[str] = []
     trace = run_local(
-        scenario.ranks, lambda comm: train(scenario, algorithm, comm, transport="auto", device=chosen, told=told.append)
+        scenario.ranks,
+        lambda comm: train(scenario, algorithm, comm, transport="auto", device=chosen, resident=resident, told=told.append),
     )[0]
     assert trace is not None
     assert validate(trace) == []
@@ -133,16 +143,23 @@ def test_a_rank_that_ends_early_goes_on_contributing(device: str) -> None:
 
 
 @on_devices
-def test_a_checkpoint_holds_what_was_rounded_on_its_way_to_the_parameters(device: str, tmp_path: Path) -> None:
-    """Six iterations in one run, and in three runs: mixed dtypes, whose parameters have fewer bits than what a late rank gives."""
+@resident_or_not
+def test_a_checkpoint_holds_what_was_rounded_on_its_way_to_the_parameters(resident: bool, device: str, tmp_path: Path) -> None:
+    """Six iterations in one run, and in three runs: mixed dtypes, whose parameters have fewer bits than what a late rank gives.
+
+    A resident model is of one dtype.
+    """
+    build = dense if resident else halves
 
     def run(begin: int, end: int, save: bool) -> list[list[bytes]]:
         turns = training.Turns(lambda t: (t + 1) % 3 == 0)
 
         def program(comm: LocalCommunicator) -> list[bytes]:
-            model = halves(comm.rank).to(tensors(device))
-            optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9)
-            wrapped = distribute(optimizer, model, "wagma_sgd", RANKS, 3, comm=comm, timeout_s=30.0, device=option(device))
+            model = build(comm.rank).to(tensors(device))
+            optimizer = SGD([one for one in model.parameters() if one.requires_grad], lr=0.05, momentum=0.9)
+            wrapped = distribute(
+                optimizer, model, "wagma_sgd", RANKS, 3, comm=comm, timeout_s=30.0, device=option(device), resident=resident
+            )
             with wrapped:
                 if begin:
                     assert wagma.load_checkpoint(tmp_path, wrapped).iteration == begin
@@ -163,12 +180,13 @@ def test_a_checkpoint_holds_what_was_rounded_on_its_way_to_the_parameters(device
 
 
 @on_devices
-def test_consolidated_is_the_mean_and_gives_the_model_back(device: str) -> None:
+@resident_or_not
+def test_consolidated_is_the_mean_and_gives_the_model_back(resident: bool, device: str) -> None:
     def program(comm: LocalCommunicator) -> tuple[list[bytes], list[bytes], list[bytes]]:
         model = dense(comm.rank).to(tensors(device))
         optimizer = SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
         with distribute(
-            optimizer, model, "local_sgd", sync_period=4, comm=comm, timeout_s=30.0, device=option(device)
+            optimizer, model, "local_sgd", sync_period=4, comm=comm, timeout_s=30.0, device=option(device), resident=resident
         ) as wrapped:
             for t in range(2):
                 loss_of(model, comm.rank, t, tensors(device)).backward()
@@ -205,14 +223,15 @@ def test_arithmetic_that_the_kernel_does_not_know_is_done_on_the_host(device: st
 
 
 @on_devices
-def test_autograd_notices_what_kernels_write(device: str) -> None:
+@resident_or_not
+def test_autograd_notices_what_kernels_write(resident: bool, device: str) -> None:
     """A graph that needs a parameter as it was before a step cannot be used after it."""
 
     def program(comm: LocalCommunicator) -> None:
         model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Linear(4, 2)).to(tensors(device))
         optimizer = SGD(model.parameters(), lr=0.0)
         with distribute(
-            optimizer, model, "local_sgd", sync_period=1, comm=comm, timeout_s=30.0, device=option(device)
+            optimizer, model, "local_sgd", sync_period=1, comm=comm, timeout_s=30.0, device=option(device), resident=resident
         ) as wrapped:
             loss = loss_of(model, comm.rank, 0, tensors(device))
             wrapped._parts.driver.advance(skip=True)
@@ -223,31 +242,39 @@ def test_autograd_notices_what_kernels_write(device: str) -> None:
 
 
 @on_devices
-def test_memory_of_tensors_may_move_between_steps(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradients come from other memory in each iteration, and a program may give parameters new memory: addresses are looked up anew."""
+@resident_or_not
+def test_memory_of_tensors_may_move_between_steps(resident: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients come from other memory in each iteration, and a program may give parameters new memory: addresses are looked up anew.
+
+    Resident parameters are brought back, by the program's stream, before they are published.
+    """
 
     def build(rank: int) -> Any:
         model = dense(rank)
         model.register_forward_pre_hook(lambda module, _: setattr(module.scale, "data", module.scale.data.clone()))
         return model
 
-    check_same(monkeypatch, build, "wagma_sgd", 2, device)
+    check_same(monkeypatch, build, "wagma_sgd", 2, device, resident=resident)
 
 
 @on_devices
-def test_resident_parameters_are_refused(device: str) -> None:
+def test_resident_parameters_need_buffers_on_their_device(device: str) -> None:
     def program(comm: LocalCommunicator) -> None:
-        model = dense(0).to(tensors(device))
-        where = r"device = 'emulated'" if device == "emulated" else r"is on cuda:0"
-        with pytest.raises(InputError, match=rf"{where}: resident parameters must be on the CPU$"):
-            distribute(
-                SGD(model.parameters(), lr=0.1),
-                model,
-                comm=comm,
-                resident=True,
-                timeout_s=10.0,
-                device=option(device),
-            )
+        with pytest.raises(InputError, match=r"^resident = True: a model on a device .*: transport = 'shm'$"):
+            wrapped(comm, dense(0).to(tensors(device)), device, transport="shm", resident=True)
+
+    run_local(2, program)
+
+
+def test_resident_parameters_need_kernels_that_reach_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "wagma.real.devices.model.place_at", lambda kind, index=0: Place("cuda", index, None, "no nvcc was found")
+    )
+
+    def program(comm: LocalCommunicator) -> None:
+        said = r"^rank 0: parameter 'scale' is on cpu, which wagma's kernels do not reach \(no nvcc was found\): resident"
+        with pytest.raises(InputError, match=said):
+            wrapped(comm, dense(0), None, resident=True)
 
     run_local(2, program)
 

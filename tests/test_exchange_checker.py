@@ -40,7 +40,7 @@ LANDED = "    count_done(chunks_);\n"
 LAUNCHED = "  flights_.push_back({queue_->mark(), chunk});\n"
 DECIDED = "  if (!std::exchange(decided_, true)) taking_ = takes_chunks();\n"
 MET = "  if (!met_ && !(met_ = all_begun())) return {};\n"
-NAP = "  if (flying_.load(std::memory_order_relaxed)) deadline = "
+NAP = "  if (flying_.load(std::memory_order_relaxed)) {\n"
 SHOWN = "  desk.filled.store(tag_ | filled);\n"
 STAMP = "  desk.stamp.store(execution_.stamp, std::memory_order_relaxed);\n"
 LEFT, SWAPPED = "  node_->desk(rank_).left.store(1);\n", "  if (std::exchange(left_, true)) return;\n"
@@ -98,7 +98,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "restored from what was never published": ("engine.cpp", [
         (RESTORE, "      transport_->withdraw();\n      models_->take(model, transport_->buffer(live));\n")]),
     "counted when it is launched": (DEVICE, [(LANDED, ""), (LAUNCHED, LAUNCHED + "  count_done(chunks_);\n")]),
-    "a kernel's end is slept through": (DEVICE, [(NAP, "  if (false) deadline = ")]),
+    "a kernel's end is slept through": (DEVICE, [(NAP, "  if (false) {\n")]),
     "the absent take chunks, too": (DEVICE, [("  return !anybody;\n", "  return true;\n")]),
     "nobody takes chunks where nobody has come": (DEVICE, [("  return !anybody;\n", "  return false;\n")]),
     "decided before all have begun": (DEVICE, [(DECIDED, ""), (MET, DECIDED + MET)]),

@@ -20,6 +20,7 @@ from wagma.real.wrapper.distribute import distribute  # noqa: E402
 from wagma.workloads.seeded import seeded  # noqa: E402
 
 RANKS = 3
+everywhere = pytest.mark.parametrize("device", [None, "emulated"])
 OPTIMIZERS = {
     "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True),
     "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.05),
@@ -91,13 +92,14 @@ def test_the_same_bits_as_copied_parameters(
     assert len({tuple(rank) for rank in copied}) == RANKS  # after the last sync each went its own way
 
 
-def test_parameters_stay_those_that_the_program_knows() -> None:
+@everywhere
+def test_parameters_stay_those_that_the_program_knows(device: Any) -> None:
     def program(comm: LocalCommunicator) -> None:
         model = model_for(0)
         known = dict(model.named_parameters())
         frozen = model[0].bias.data_ptr()
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-        with distribute(optimizer, model, group_size=2, sync_period=1, comm=comm, resident=True) as wrapped:
+        with distribute(optimizer, model, group_size=2, sync_period=1, comm=comm, resident=True, device=device) as wrapped:
             seen = set()
             for _ in range(4):
                 model(torch.ones(4, 5)).sum().backward()
@@ -118,7 +120,8 @@ def test_parameters_stay_those_that_the_program_knows() -> None:
     run_local(2, program)
 
 
-def test_training_after_an_abort_still_has_its_parameters() -> None:
+@everywhere
+def test_training_after_an_abort_still_has_its_parameters(device: Any) -> None:
     """The program may want to save what it has."""
     kept: list[Any] = []
 
@@ -126,7 +129,7 @@ def test_training_after_an_abort_still_has_its_parameters() -> None:
         model = model_for(comm.rank)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         kept.append(model)
-        with distribute(optimizer, model, group_size=2, comm=comm, resident=True) as wrapped:
+        with distribute(optimizer, model, group_size=2, comm=comm, resident=True, device=device) as wrapped:
             model(torch.ones(4, 5)).sum().backward()
             wrapped.step()
             raise ValueError("bad batch")
@@ -191,12 +194,15 @@ def test_resident_on_one_rank_only_is_refused_on_all() -> None:
     run_local(3, program)
 
 
-def test_merge_once_leaves_a_resident_model_as_it_is() -> None:
+@everywhere
+def test_merge_once_leaves_a_resident_model_as_it_is(device: Any) -> None:
     ahead = threading.Event()
 
     def program(comm: LocalCommunicator) -> int:
         nothing = 0
-        with GroupAllreduce(comm, np.zeros(3), 2, "never", merge_once=True, resident=True, timeout_s=20.0) as collective:
+        with GroupAllreduce(
+            comm, np.zeros(3), 2, "never", merge_once=True, resident=True, device=device, timeout_s=20.0
+        ) as collective:
             if comm.rank == 1:
                 assert ahead.wait(20.0)
             for t in range(6):

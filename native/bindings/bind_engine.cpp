@@ -83,12 +83,16 @@ void check_like(const EngineConfig& config, const py::array& array) {
 }
 
 void check_like(const EngineConfig& config, const Parts& parts) {
+  if (config.resident) {
+    if (parts.count() == 0) return;
+    raise_python("InputError", "the model has " + std::to_string(parts.count()) + " elements: must be none, its stream alone, of a resident model on a device");
+  }
   if (parts.dtype() == config.dtype && parts.count() == config.count) return;
   raise_python("InputError", "the model has " + std::to_string(parts.count()) + " elements of " + dtype_name(parts.dtype()) +
                                  ": the engine was made for " + std::to_string(config.count) + " of " + dtype_name(config.dtype));
 }
 
-// What the engine reads as `own`; nullptr for None: a resident model is not handed in.
+// What the engine reads as `own`; nullptr for None: a resident model is not handed in, but on a device in whose order it was written.
 void* model_of(const Engine& engine, const py::object& own, bool written) {
   if (own.is_none()) return nullptr;
   const bool is_array = py::isinstance<py::array>(own);
@@ -130,12 +134,21 @@ auto with_model(Engine& engine, const py::object& own, bool written, Call call) 
   }
 }
 
+void check_buffer(const Engine& engine, int index) {
+  if (index >= 0 && index < engine.transport().buffers()) return;
+  raise_python("InputError", "buffer " + std::to_string(index) + ": must be from 0 to " + std::to_string(engine.transport().buffers() - 1));
+}
+
+// Where it is in the memory of host or device. Valid for as long as somebody has the engine.
+std::uintptr_t buffer_address(const Engine& engine, int index) {
+  check_buffer(engine, index);
+  return reinterpret_cast<std::uintptr_t>(engine.transport().buffer(index));
+}
+
 // A buffer as an array that keeps the engine, and with it the memory, alive.
 py::array buffer_of(const py::object& self, int index) {
   const auto& engine = self.cast<const Engine&>();
-  if (index < 0 || index >= engine.transport().buffers()) {
-    raise_python("InputError", "buffer " + std::to_string(index) + ": must be from 0 to " + std::to_string(engine.transport().buffers() - 1));
-  }
+  check_buffer(engine, index);
   if (!engine.models().are_host_arrays()) {
     raise_python("InputError", "buffer " + std::to_string(index) + ": the engine's models are on a device and not in its buffers");
   }
@@ -207,6 +220,7 @@ void register_config(py::module_& module) {
            py::arg("initiators") = 0, py::arg("seed") = 0, py::arg("accumulate") = false, py::arg("merge_once") = false,
            py::arg("resident") = false, py::arg("mean_when_fresh") = false, py::arg("timeout_s") = 300.0, py::arg("watchdog_s") = 60.0, py::arg("record") = false,
            py::arg("digests") = false, py::arg("begin") = 0)
+      .def_readonly("resident", &EngineConfig::resident)
       .def_property_readonly("buffers", &EngineConfig::buffers, "Buffers that a rank needs.")
       .def_property_readonly("buffer_bytes", &EngineConfig::buffer_bytes);
 }
@@ -271,8 +285,8 @@ void register_engine(py::module_& module) {
             return with_model(engine, own, false, [&](void* model) { return engine.arrive(version, model, check_signals); });
           },
           py::arg("version"), py::arg("own"),
-          "Publish `own` (None: the resident model) for `version` and wait; after group_length > 0 exactly one of merge and "
-          "copy_result has to follow.")
+          "Publish `own` (None: the model resident in host memory; DeviceParts without tensors: the one resident on a device) for `version` "
+          "and wait; after group_length > 0 exactly one of merge and copy_result has to follow.")
       .def(
           "average",
           [](Engine& engine, Version version, const py::object& own) {
@@ -300,6 +314,7 @@ void register_engine(py::module_& module) {
           py::arg("own"), "own += what no version has taken yet, where contributions accumulate; whether there was something.")
       .def_property_readonly("live_index", &Engine::live_index, "The buffer with the resident model.")
       .def("buffer", &buffer_of, py::arg("index"), "A buffer as an array; bfloat16 as uint16.")
+      .def("buffer_address", &buffer_address, py::arg("index"), "Where it is. As long as somebody has the engine.")
       .def(
           "close",
           [](Engine& engine, const py::object& model) {

@@ -74,6 +74,9 @@ class RuntimeDevice final : public Device, public std::enable_shared_from_this<R
   std::string name_, identity_, label_;
   unsigned processors_ = 1;
   cudaStream_t errands_ = nullptr;
+  // Set by whoever gives up, on any thread, and never taken back; read where memory is freed. It orders nothing but itself: who has given up has
+  // seen the device not end, and whatever it used is freed later by the same owner, on the same thread. Memory of others that is freed
+  // beside it, just before they see it, waits for the device, as it would without.
   std::atomic<bool> abandoned_{false};
 
   // Guards what follows, and the order of calls on errands_. Held around calls of the runtime that do not wait for work of the device.

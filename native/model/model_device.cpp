@@ -176,6 +176,8 @@ class StampedModels final : public Models {
  public:
   explicit StampedModels(std::size_t count) : count_(count) {}
   bool are_host_arrays() const override { return true; }
+  bool can_be_resident() const override { return false; }
+  void* resident(const void*, std::byte*) override { std::abort(); }
   void publish(std::byte* buffer, const void* own, Version stamp) override {
     copy(buffer, own, count_ * sizeof(float), Stores::cached);
     fill(buffer, nullptr, stamp);

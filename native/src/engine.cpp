@@ -57,8 +57,8 @@ Engine::Engine(const EngineConfig& config, std::shared_ptr<Transport> transport,
                                 std::to_string(transport_->buffer_bytes()) + " bytes: must be " +
                                 std::to_string(machine_.buffers()) + " of " + std::to_string(config.buffer_bytes()));
   }
-  if (config.resident && !models_->are_host_arrays()) {
-    throw std::invalid_argument("resident = True: must be False for a model on a device");
+  if (config.resident && !models_->can_be_resident()) {
+    throw std::invalid_argument("resident = True: must be False for a model on a device whose buffers are in host memory");
   }
   try {
     fill(machine_, initial);
@@ -167,10 +167,10 @@ Outcome Engine::arrive_with(Version version, const void* own, std::byte* model, 
   since_ = Clock::now();
   merging_pending_ = complete.merged_version != kNone;
   if (complete.merged_version == kNone) {
-    const int now_live = config_.resident ? machine_.live() : kNone;
-    finish_iteration();
     lock.unlock();
-    if (now_live != kNone) models_->take(transport_->buffer(now_live), transport_->buffer(completed.own));
+    if (config_.resident) keep_model(own, completed.own, tick);
+    lock.lock();
+    finish_iteration();
     return {complete.fresh, kNone, 0};
   }
   merging_ = completed;

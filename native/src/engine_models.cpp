@@ -28,8 +28,8 @@ constexpr Clock::duration kLeastNap = std::chrono::microseconds(5), kLongestNap 
 
 // After a wait that was ended, or an error of the device, a model may be half copied or half merged.
 void Engine::require_model(const void* own) const {
-  if ((own == nullptr) != config_.resident) {
-    throw ProtocolError("rank " + std::to_string(rank_) + ": a model is handed in unless it is resident");
+  if ((own == nullptr) != (config_.resident && models_->are_host_arrays())) {
+    throw ProtocolError("rank " + std::to_string(rank_) + ": a model is handed in unless it is resident; of one on a device its stream is");
   }
   if (moving_) {
     throw ProtocolError("rank " + std::to_string(rank_) + ": iteration " + std::to_string(moving_->iteration) + ": the device had not " +
@@ -113,12 +113,14 @@ void Engine::nap_until_moved(const Moving& moving, const Tick& tick) {
 // Publishes and, where `model` is given (the caller drives), lets the transport copy out of it, if this arrival starts the version.
 void Engine::publish(Version version, const void* own, int live, std::byte* model, const Tick& tick) {
   std::byte* buffer = transport_->buffer(live);
+  const void* published = config_.resident ? models_->resident(own, buffer) : own;
   if (own && !model) {
-    move({"copied the model", version}, tick, [&] { models_->publish(buffer, own, version); });
+    const char* what = config_.resident ? "published the model" : "copied the model";
+    move({what, version}, tick, [&] { models_->publish(buffer, published, version); });
   }
   IterationRecord record;
   record.iteration = version;
-  if (config_.digests) record.published_digest = record.model_digest = digest_own(models_->are_host_arrays() ? buffer : own, version);
+  if (config_.digests) record.published_digest = record.model_digest = digest_own(models_->are_host_arrays() ? buffer : published, version);
   bool filled = true;
   auto late = Clock::duration::zero();
   {
@@ -161,7 +163,13 @@ const std::byte* Engine::begin_merge(const char* call, const void* own) {
   return result;
 }
 
-void* Engine::destination(void* own) { return config_.resident ? live() : own; }
+void* Engine::destination(void* own) { return config_.resident ? models_->resident(own, static_cast<std::byte*>(live())) : own; }
+
+// There is nothing to merge: a resident model goes on in another buffer, since peers may read the published one at any time.
+void Engine::keep_model(const void* own, int published, const Tick& tick) {
+  void* model = models_->resident(own, static_cast<std::byte*>(live()));
+  move({"copied the model back", iteration_.iteration}, tick, [&] { models_->take(model, transport_->buffer(published)); });
+}
 
 void Engine::merge(void* own, int own_weight, int divisor, const Tick& tick) {
   if (merging_ && merging_->result.finished) {  // what was asked for is there already
@@ -183,10 +191,11 @@ void Engine::merge(void* own, int own_weight, int divisor, const Tick& tick) {
 void Engine::copy_result(void* own, const Tick& tick) {
   const std::byte* result = begin_merge("copy_result", own);
   void* model = destination(own);
+  const bool in_place = merging_->result.in_model || (config_.resident && live() == result);
   move({"taken the result", iteration_.iteration}, tick, [&] {
     if (!merging_->result.finished) {
       models_->merge(model, model, result, 0, 1);
-    } else if (model != result && !merging_->result.in_model) {  // else averaging is a change of role, or done
+    } else if (!in_place) {  // else averaging is a change of role, or done
       models_->take(model, result);
     }
   });

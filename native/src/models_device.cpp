@@ -3,6 +3,21 @@
 // Two queues, since each is for one thread at a time: the application's, which follows the stream that the caller works in and which that
 // stream follows afterwards; and one for whoever drives, which asks nothing of that stream, so that a rank whose application keeps its
 // device busy still answers for it.
+//
+// A resident model is a buffer of the transport's, another one after each collective (docs/protocol.md), so there is nothing to copy. What
+// keeps its readers and writers apart:
+//   the application's kernels before the call   publish() follows their stream and stamps the buffer; the rank arrives when that is done, on
+//                                               the device. So whoever reads this contribution, or its stamp, reads behind all of them.
+//   peers that read or write a buffer           the machine gives a buffer another role when their executions are over, and a member counts
+//                                               its chunk as done only when its kernel's mark is reached (transport_device.hpp; over MPI,
+//                                               when the messages are through and the mark behind the sums is reached). So the buffer that
+//                                               becomes the application's has no reader and no writer left on any device.
+//   the application's kernels after the call    of a fresh rank: launched when the host has seen that the reduction into that buffer is over.
+//                                               Else behind merge() or take(), which its stream was made to follow.
+//   its old kernels, and those two              these follow its stream, too; they write a buffer that was free, never one that was its own
+//                                               since its last arrival, whose contents others may read.
+// Stamps. publish() writes that of the model which arrives, the reduction that of the version whose mean the buffer now holds. While the
+// application works in it a buffer keeps what it had: nobody reads it, and if somebody did, it would not be the stamp that was announced.
 #include <atomic>
 #include <mutex>
 
@@ -25,18 +40,42 @@ class DeviceModels final : public Models {
   }
 
   bool are_host_arrays() const override { return false; }
+  bool can_be_resident() const override { return true; }
+  void* resident(const void* handed, std::byte* buffer) override {
+    resident_ = {nullptr, static_cast<const OnDevice*>(handed)->stream, buffer};
+    return &resident_;
+  }
 
   void publish(std::byte* buffer, const void* own, Version stamp) override {
-    begin(own, [&](Parts& parts) { queue_->publish(parts, 0, count_, buffer, stamp_of(buffer), stamp); });
+    begin(own, [&](const OnDevice& model) {
+      if (model.buffer) {
+        queue_->write_stamp(stamp_of(buffer), stamp);
+      } else {
+        queue_->publish(*model.parts, 0, count_, buffer, stamp_of(buffer), stamp);
+      }
+    });
   }
-  void merge(void* own, const void*, const std::byte* total, int own_weight, int divisor) override {
-    begin(own, [&](Parts& parts) { queue_->merge(parts, 0, count_, total, own_weight, divisor); });
+  void merge(void* own, const void* published, const std::byte* total, int own_weight, int divisor) override {
+    begin(own, [&](const OnDevice& model) {
+      if (model.buffer) {
+        const auto* mine = own_weight ? static_cast<const std::byte*>(published) : nullptr;
+        queue_->merge_into(dtype_, model.buffer, mine, total, divisor, count_);
+      } else {
+        queue_->merge(*model.parts, 0, count_, total, own_weight, divisor);
+      }
+    });
   }
-  void take(void* own, const std::byte* model) override {
-    begin(own, [&](Parts& parts) { queue_->take(parts, 0, count_, model); });
+  void take(void* own, const std::byte* source) override {
+    begin(own, [&](const OnDevice& model) {
+      if (model.buffer) {
+        queue_->copy(model.buffer, source, count_ * item_size(dtype_));
+      } else {
+        queue_->take(*model.parts, 0, count_, source);
+      }
+    });
   }
-  void add(void* own, const std::byte* taken) override {
-    begin(own, [&](Parts& parts) { queue_->add(parts, 0, count_, taken); });
+  void add(void* own, const std::byte* taken) override {  // gradients, which are never resident
+    begin(own, [&](const OnDevice& model) { queue_->add(*model.parts, 0, count_, taken); });
   }
   bool done() override {
     if (under_way_ && queue_->reached(mark_)) under_way_ = false;
@@ -45,7 +84,7 @@ class DeviceModels final : public Models {
   std::uint64_t digest_own(const void* own) override {
     const OnDevice& model = model_of(own, dtype_, count_);
     queue_->follow(model.stream);
-    return ferry_.digest(*model.parts);
+    return model.buffer ? ferry_.digest(model.buffer, count_ * item_size(dtype_)) : ferry_.digest(*model.parts);
   }
 
   void fill(std::byte* buffer, const void* initial, Version stamp) override {
@@ -77,7 +116,7 @@ class DeviceModels final : public Models {
   void begin(const void* own, Enqueue enqueue) {
     const OnDevice& model = model_of(own, dtype_, count_);
     queue_->follow(model.stream);
-    enqueue(*model.parts);
+    enqueue(model);
     // Now, not when it is done: then it holds also where nobody waits for that any more.
     queue_->lead(model.stream);
     mark_ = queue_->mark();
@@ -103,6 +142,7 @@ class DeviceModels final : public Models {
   // Of the application.
   std::unique_ptr<Queue> queue_;
   Ferry ferry_;
+  OnDevice resident_;
   Mark mark_ = 0;
   bool under_way_ = false;
 

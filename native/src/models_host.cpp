@@ -13,6 +13,8 @@ class HostModels final : public Models {
   HostModels(DType dtype, std::size_t count, Stores stores) : dtype_(dtype), count_(count), stores_(stores) {}
 
   bool are_host_arrays() const override { return true; }
+  bool can_be_resident() const override { return true; }
+  void* resident(const void*, std::byte* buffer) override { return buffer; }
 
   void publish(std::byte* buffer, const void* own, Version) override { copy(buffer, own, bytes(), stores_); }
   void merge(void* own, const void* published, const std::byte* total, int own_weight, int divisor) override {

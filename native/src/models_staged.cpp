@@ -43,6 +43,8 @@ class StagedModels final : public Models {
   }
 
   bool are_host_arrays() const override { return false; }
+  bool can_be_resident() const override { return false; }
+  void* resident(const void*, std::byte*) override { throw std::logic_error("a model on a device is in no buffer of the host"); }
   std::string suffix() const override { return pinned_ ? ", through pinned host memory" : ", through pinned host memory chunk by chunk"; }
 
   void publish(std::byte* buffer, const void* own, Version) override {

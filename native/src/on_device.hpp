@@ -45,7 +45,7 @@ class Allocation {
 // What the engine was handed as `own`.
 inline const OnDevice& model_of(const void* own, DType dtype, std::size_t count) {
   const auto& model = *static_cast<const OnDevice*>(own);
-  if (model.parts->dtype() != dtype || model.parts->count() != count) {
+  if (!model.buffer && (model.parts->dtype() != dtype || model.parts->count() != count)) {
     throw std::invalid_argument("the model has " + std::to_string(model.parts->count()) + " elements of " + dtype_name(model.parts->dtype()) +
                                 ": must be " + std::to_string(count) + " of " + dtype_name(dtype));
   }

@@ -13,9 +13,17 @@
 
 namespace wagma::testing {
 
-// Tensors on a device with gaps between them, which together are a model, and a stream in whose order the application works on them: nothing
-// here waits for that stream but items().
-class Tensors {
+// A model on a device, and a stream in whose order the application works on it: nothing here waits for that stream but items().
+class Items {
+ public:
+  virtual ~Items() = default;
+  virtual void* own() = 0;
+  virtual void set(const void* items) = 0;
+  virtual std::vector<std::byte> items() = 0;
+};
+
+// Tensors with gaps between them, which together are a model.
+class Tensors final : public Items {
  public:
   Tensors(std::shared_ptr<Device> device, EmulatedStream& stream, DType dtype, std::size_t count)
       : device_(std::move(device)), stream_(stream), item_(item_size(dtype)), count_(count) {
@@ -27,7 +35,7 @@ class Tensors {
     parts_ = device_->parts(dtype, parts);
     model_ = {parts_.get(), stream.handle()};
   }
-  ~Tensors() {
+  ~Tensors() override {
     try {
       stream_.synchronize();
     } catch (const DeviceError&) {  // of a device that has failed
@@ -38,14 +46,14 @@ class Tensors {
   Tensors(const Tensors&) = delete;
   Tensors& operator=(const Tensors&) = delete;
 
-  void* own() { return &model_; }
-  void set(const void* items) {
+  void* own() override { return &model_; }
+  void set(const void* items) override {
     const auto* bytes = static_cast<const std::byte*>(items);
     stream_.run([this, given = std::vector<std::byte>(bytes, bytes + count_ * item_)] { each([&](std::byte* at, std::size_t from, std::size_t size) {
       std::memcpy(at, given.data() + from, size);
     }); });
   }
-  std::vector<std::byte> items() {
+  std::vector<std::byte> items() override {
     std::vector<std::byte> found(count_ * item_);
     stream_.run([&] { each([&](const std::byte* at, std::size_t from, std::size_t size) { std::memcpy(found.data() + from, at, size); }); });
     stream_.synchronize();
@@ -70,23 +78,46 @@ class Tensors {
   OnDevice model_;
 };
 
+// In the buffers of an engine, which may not be there yet: then it begins with what this is set to.
+class ResidentItems final : public Items {
+ public:
+  ResidentItems(Engine* const& engine, EmulatedStream& stream, std::size_t bytes) : engine_(engine), stream_(stream), bytes_(bytes) {
+    model_.stream = stream.handle();
+  }
+  void* own() override { return &model_; }
+  void set(const void* items) override {
+    if (!engine_) return;
+    const auto* bytes = static_cast<const std::byte*>(items);
+    stream_.run([at = engine_->live(), given = std::vector<std::byte>(bytes, bytes + bytes_)] { std::memcpy(at, given.data(), given.size()); });
+  }
+  std::vector<std::byte> items() override {
+    std::vector<std::byte> found(bytes_);
+    stream_.run([&, at = engine_->live()] { std::memcpy(found.data(), at, found.size()); });
+    stream_.synchronize();
+    return found;
+  }
+
+ private:
+  Engine* const& engine_;
+  EmulatedStream& stream_;
+  const std::size_t bytes_;
+  OnDevice model_;
+};
+
 class DeviceModel final : public Model {
  public:
-  DeviceModel(std::shared_ptr<Device> device, EmulatedStream& stream, const std::vector<double>& values)
-      : tensors_(std::move(device), stream, DType::float64, values.size()) {
-    set(values);
-  }
-  void* own() override { return tensors_.own(); }
-  void set(const std::vector<double>& values) override { tensors_.set(values.data()); }
+  DeviceModel(std::unique_ptr<Items> items, const std::vector<double>& values) : items_(std::move(items)) { set(values); }
+  void* own() override { return items_->own(); }
+  void set(const std::vector<double>& values) override { items_->set(values.data()); }
   std::vector<double> values() override {
-    const std::vector<std::byte> items = tensors_.items();
+    const std::vector<std::byte> items = items_->items();
     std::vector<double> values(items.size() / sizeof(double));
     std::memcpy(values.data(), items.data(), items.size());
     return values;
   }
 
  private:
-  Tensors tensors_;
+  const std::unique_ptr<Items> items_;
 };
 
 // Work on a stream that does not end before it is said to.
@@ -113,7 +144,10 @@ class DeviceSetting : public Setting {
     for (int rank = 0; rank < config.schedule.world_size; ++rank) streams_.push_back(std::make_unique<EmulatedStream>());
   }
   std::unique_ptr<Model> model(int rank, const std::vector<double>& values) override {
-    return std::make_unique<DeviceModel>(device_, *streams_[rank], values);
+    return std::make_unique<DeviceModel>(items(rank, DType::float64, values.size()), values);
+  }
+  virtual std::unique_ptr<Items> items(int rank, DType dtype, std::size_t count) {
+    return std::make_unique<Tensors>(device_, *streams_[rank], dtype, count);
   }
   EmulatedStream& stream(int rank) { return *streams_[rank]; }
   const std::shared_ptr<Device>& device() const { return device_; }
@@ -139,7 +173,7 @@ class StagedSetting final : public DeviceSetting {
 inline std::unique_ptr<Setting> staged(const EngineConfig& config) { return std::make_unique<StagedSetting>(config); }
 
 // Through buffers on the device, which all open.
-class SharedSetting final : public DeviceSetting {
+class SharedSetting : public DeviceSetting {
  public:
   explicit SharedSetting(const EngineConfig& config) : DeviceSetting(config) {
     for (int rank = 0; rank < config.schedule.world_size; ++rank) {
@@ -160,6 +194,30 @@ class SharedSetting final : public DeviceSetting {
 };
 
 inline std::unique_ptr<Setting> shared(const EngineConfig& config) { return std::make_unique<SharedSetting>(config); }
+
+// The models live in those.
+class ResidentSetting final : public SharedSetting {
+ public:
+  explicit ResidentSetting(const EngineConfig& config) : SharedSetting(resident_of(config)), engines_(config.schedule.world_size) {}
+  std::unique_ptr<Engine> engine(const EngineConfig& config, int rank, const void* initial) override {
+    auto made = SharedSetting::engine(resident_of(config), rank, initial);
+    engines_[rank] = made.get();
+    return made;
+  }
+  std::unique_ptr<Items> items(int rank, DType dtype, std::size_t count) override {
+    return std::make_unique<ResidentItems>(engines_[rank], stream(rank), count * item_size(dtype));
+  }
+
+ private:
+  static EngineConfig resident_of(EngineConfig config) {
+    config.resident = true;
+    return config;
+  }
+
+  std::vector<Engine*> engines_;  // by rank; each is its rank's thread's alone
+};
+
+inline std::unique_ptr<Setting> resident(const EngineConfig& config) { return std::make_unique<ResidentSetting>(config); }
 
 // Staged, on a system that does not let the host's buffers be pinned.
 inline std::unique_ptr<Setting> bounced(const EngineConfig& config) {

@@ -22,7 +22,11 @@ struct Turns {
   static bool is_late(int rank, Version version) { return rank != version % 2; }
   void await(int rank, Version version, bool is_sync) const {
     const Version needed = !is_sync && is_late(rank, version) ? version : version - 1;
-    while (returned[1 - rank].load() < needed) std::this_thread::sleep_for(std::chrono::microseconds(100));
+    const auto limit = Clock::now() + std::chrono::seconds(30);
+    while (returned[1 - rank].load() < needed) {
+      if (Clock::now() > limit) throw std::runtime_error("the other rank has not returned from version " + std::to_string(needed));
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+    }
   }
 };
 
@@ -105,11 +109,11 @@ void one_rank(const std::function<std::unique_ptr<DeviceSetting>(const EngineCon
     std::vector<std::byte> items(config.count * item_size(dtype)), initial(items.size());
     for (std::size_t i = 0; i < items.size(); ++i) items[i] = static_cast<std::byte>(draw(5, 0, i) % 127);
     const auto engine = setting->engine(config, 0, initial.data());
-    Tensors tensors(setting->device(), setting->stream(0), dtype, config.count);
+    const auto model = setting->items(0, dtype, config.count);
     for (Version t = 0; t < 3; ++t) {
-      tensors.set(items.data());
-      WAGMA_CHECK(engine->average(t, tensors.own()).fresh);
-      WAGMA_CHECK(tensors.items() == items);
+      model->set(items.data());
+      WAGMA_CHECK(engine->average(t, model->own()).fresh);
+      WAGMA_CHECK(model->items() == items);
     }
     engine->close();
     const Records records = engine->take_records();
@@ -153,11 +157,26 @@ void peers_go_on_while_a_device_is_busy(DeviceSetting& setting, const EngineConf
   check_no_errors(run_in(setting, config, [](int rank) { return published(rank, -1); }, body));
 }
 
+// Rank 1's waits end soon, rank 0's when they are answered: however busy the machine is.
+class Impatient final : public Setting {
+ public:
+  explicit Impatient(Setting& inner) : inner_(inner) {}
+  std::unique_ptr<Engine> engine(const EngineConfig& config, int rank, const void* initial) override {
+    EngineConfig own = config;
+    if (rank == 1) own.timeout_s = 0.2;
+    return inner_.engine(own, rank, initial);
+  }
+  std::unique_ptr<Model> model(int rank, const std::vector<double>& values) override { return inner_.model(rank, values); }
+
+ private:
+  Setting& inner_;
+};
+
 // It never ends: the wait has a limit, the engine takes no more models, the peers hear of it, and what the device may still write stays.
-void a_device_that_never_ends(DeviceSetting& setting, EngineConfig config) {
+void a_device_that_never_ends(DeviceSetting& setting, const EngineConfig& config, const std::string& copied) {
   const auto model = setting.model(1, std::vector<double>(config.count, 1.0));
   Gate gate(setting.stream(1));
-  config.timeout_s = 0.2;
+  Impatient impatient(setting);
   const auto body = [&](int rank, Engine& engine) {
     if (rank == 0) {
       const auto other = setting.model(0, std::vector<double>(config.count, 1.0));
@@ -165,17 +184,16 @@ void a_device_that_never_ends(DeviceSetting& setting, EngineConfig config) {
       engine.copy_result(other->own());
       throw std::runtime_error(error_of([&] { engine.close(); }));
     }
-    // The limit of the other rank's close is as short, and begins anew with each sign of life: there is one soon.
     const std::string said = error_of([&] { engine.arrive(0, model->own()); });
-    WAGMA_CHECK(said == "rank 1: iteration 0: the device has not copied the model after 0.2 s");
+    WAGMA_CHECK(said == "rank 1: iteration 0: the device has not " + copied + " the model after 0.2 s");
     WAGMA_CHECK(error_of([&] { engine.arrive(0, model->own()); }) ==
-                "rank 1: iteration 0: the device had not copied the model when that was given up; the engine takes no more models");
+                "rank 1: iteration 0: the device had not " + copied + " the model when that was given up; the engine takes no more models");
     WAGMA_CHECK(!engine.settled(0.01));
     throw std::runtime_error(said);
   };
-  const auto errors = run_in(setting, config, [](int) { return 1.0; }, body);  // engines end here, and their memory does not
-  WAGMA_CHECK(errors[1] == "rank 1: iteration 0: the device has not copied the model after 0.2 s");
-  WAGMA_CHECK(errors[0].starts_with("rank 1 failed: ") || errors[0].starts_with("rank 0: closed after version 0, and heard nothing for 0.2 s"));
+  const auto errors = run_in(impatient, config, [](int) { return 1.0; }, body);  // engines end here, and their memory does not
+  WAGMA_CHECK(errors[1] == "rank 1: iteration 0: the device has not " + copied + " the model after 0.2 s");
+  WAGMA_CHECK(errors[0].starts_with("rank 1 failed: "));
 }
 
 struct Interrupted : std::runtime_error {
@@ -214,24 +232,38 @@ void what_is_refused(const MakeSetting& make) {
   config.resident = true;
   const auto setting = make(config);
   const std::vector<double> initial(4, 1.0);
-  WAGMA_CHECK(error_of([&] { setting->engine(config, 0, initial.data()); }) == "resident = True: must be False for a model on a device");
+  WAGMA_CHECK(error_of([&] { setting->engine(config, 0, initial.data()); }) ==
+              "resident = True: must be False for a model on a device whose buffers are in host memory");
 }
 
 // The last of all, as no device of this process answers any more.
 void a_device_that_fails() {
   const auto config = config_of(2, 2, 1, 100);
   StagedSetting setting(config);
-  // Nobody can know what such a device still does: the models stay.
+  // Nobody can know what such a device still does: the models stay. Made before it fails, as is each rank's engine.
   static auto& models = *new std::array<std::unique_ptr<Model>, 2>;
-  const auto body = [&](int rank, Engine& engine) {
-    auto& model = models[rank] = setting.model(rank, std::vector<double>(100, 1.0));
-    if (rank == 1) {
-      setting.stream(1).fail();
-      WAGMA_CHECK(!error_of([&] { setting.stream(1).synchronize(); }).empty());
-    } else {
-      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  for (int rank = 0; rank < 2; ++rank) models[rank] = setting.model(rank, std::vector<double>(100, 1.0));
+  std::array<std::atomic<bool>, 2> reached{};
+  const auto await = [&](int rank) {
+    const auto limit = Clock::now() + std::chrono::seconds(30);
+    while (!reached[rank]) {
+      if (Clock::now() > limit) throw std::runtime_error("rank " + std::to_string(rank) + " has not come");
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
-    engine.arrive(0, model->own());
+  };
+  const auto body = [&](int rank, Engine& engine) {
+    if (rank == 0) {  // has its engine, and comes when rank 1 has been told: else who fails first, and who hears of whom, is luck
+      reached[0] = true;
+      await(1);
+      engine.arrive(0, models[0]->own());
+      return;
+    }
+    await(0);
+    setting.stream(1).fail();
+    WAGMA_CHECK(!error_of([&] { setting.stream(1).synchronize(); }).empty());
+    const std::string said = error_of([&] { engine.arrive(0, models[1]->own()); });
+    reached[1] = true;
+    throw std::runtime_error(said);
   };
   const auto errors = run_in(setting, config, [](int) { return 1.0; }, body);
   WAGMA_CHECK(errors[1].starts_with("rank 1: iteration 0: ") && errors[1].find('\n') == std::string::npos);
@@ -240,16 +272,31 @@ void a_device_that_fails() {
 
 using MakeDevice = std::function<std::unique_ptr<DeviceSetting>(const EngineConfig&)>;
 
-void waits(const MakeDevice& make) {
+// A resident model's stream has to be handed in, and is no host array's.
+void a_resident_model_comes_with_its_stream() {
+  const auto config = config_of(1, 1, 2, 4);
+  ResidentSetting setting(config);
+  const std::vector<double> initial(4, 1.0);
+  const auto engine = setting.engine(config, 0, initial.data());
+  WAGMA_CHECK(error_of([&] { engine->arrive(0, nullptr); }) ==
+              "rank 0: a model is handed in unless it is resident; of one on a device its stream is");
+  const auto model = setting.items(0, DType::float64, 4);
+  WAGMA_CHECK(engine->arrive(0, model->own()).fresh);
+  engine->merge(model->own(), 0, 1);
+  engine->close();
+}
+
+void waits(const MakeDevice& make, const std::string& copied) {
   const auto config = config_of(2, 2, 0, 500);
   peers_go_on_while_a_device_is_busy(*make(config), config);
   what_ends_a_wait(*make(config), config, true);
   what_ends_a_wait(*make(config), config, false);
-  a_device_that_never_ends(*make(config), config);
+  a_device_that_never_ends(*make(config), config, copied);
 }
 
 std::unique_ptr<DeviceSetting> in_host_memory(const EngineConfig& config) { return std::make_unique<StagedSetting>(config); }
 std::unique_ptr<DeviceSetting> on_the_device(const EngineConfig& config) { return std::make_unique<SharedSetting>(config); }
+std::unique_ptr<DeviceSetting> in_the_buffers(const EngineConfig& config) { return std::make_unique<ResidentSetting>(config); }
 
 // Where nothing is delayed, operations are over before anybody looks.
 void with_delays(const std::function<void()>& test) {
@@ -266,16 +313,22 @@ int main() {
                     {"staged: late ranks", [] { late_ranks(staged); }},
                     {"staged: gradients", [] { gradients(staged); }},
                     {"staged: one rank", [] { one_rank(in_host_memory); }},
-                    {"staged: waits", [] { waits(in_host_memory); }},
+                    {"staged: waits", [] { waits(in_host_memory, "copied"); }},
                     {"bounced: bits", [] { bits_are_those_of_host_engines(bounced); }},
                     {"bounced: late ranks", [] { run_late({4, 2, 5, {25, 25, 25, 25}, 1}, 1000, bounced); }},
                     {"shared: bits", [] { bits_are_those_of_host_engines(shared); }},
                     {"shared: late ranks", [] { late_ranks(shared); }},
                     {"shared: gradients", [] { gradients(shared); }},
                     {"shared: one rank", [] { one_rank(on_the_device); }},
-                    {"shared: waits", [] { waits(on_the_device); }},
+                    {"shared: waits", [] { waits(on_the_device, "copied"); }},
+                    {"resident: bits", [] { bits_are_those_of_host_engines(resident); }},
+                    {"resident: late ranks", [] { late_ranks(resident); }},
+                    {"resident: one rank", [] { one_rank(in_the_buffers); }},
+                    {"resident: waits", [] { waits(in_the_buffers, "published"); }},
+                    {"resident: its stream", a_resident_model_comes_with_its_stream},
                     {"staged, delayed", [] { with_delays([] { run_late({3, 2, 4, {20, 20, 20}, 3}, 257, staged); }); }},
                     {"shared, delayed", [] { with_delays([] { run_late({4, 2, 5, {20, 20, 20, 20}, 4}, 257, shared); }); }},
+                    {"resident, delayed", [] { with_delays([] { run_late({4, 2, 5, {20, 20, 20, 20}, 8, true}, 257, resident); }); }},
                     {"what is refused", [] { what_is_refused(staged); }},
                     {"a device that fails", a_device_that_fails}});
 }

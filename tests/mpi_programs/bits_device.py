@@ -1,4 +1,4 @@
-"""Every bit of group averages of models on a device: arguments are the device and transports."""
+"""Every bit of group averages of models on a device: arguments are the device, and transports, with ",resident" behind those so used."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from wagma.core.digest import digest
 def main() -> None:
     """All ranks, in groups of two and of all, with many chunks and with one."""
     kind, late = sys.argv[1], 0
-    for transport in sys.argv[2:]:
+    for argument in sys.argv[2:]:
+        transport, _, resident = argument.partition(",")
         collective_of = partial(OnDevice, kind=kind, transport=transport)
         for number, dtype in enumerate(DTYPES):
-            case = Case((2, COMM.size)[number % 2], (0, 5)[number // 2], dtype, (MANY, 3)[number % 2])
-            late += run(COMM, case, collective_of)[1]
-            final = evolve(COMM, Case(COMM.size, 1, dtype, 1001, 4), collective_of)
+            shape = (2, COMM.size)[number % 2], (0, 5)[number // 2], dtype, (MANY, 3)[number % 2]
+            late += run(COMM, Case(*shape, resident=bool(resident)), collective_of)[1]
+            final = evolve(COMM, Case(COMM.size, 1, dtype, 1001, 4, resident=bool(resident)), collective_of)
             if RANK == 0:
                 say(f"{dtype} {digest(final)}")
     say(f"ok, {late} late")

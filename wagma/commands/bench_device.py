@@ -43,7 +43,7 @@ def describe(found: Mapping[str, Any]) -> str:
 
 def _name(row: Mapping[str, Any]) -> str:
     if row["kernel"] == "wagma":
-        return "wagma"
+        return "wagma" + (", resident" if row["mode"] == "resident" else "")
     return "MPI_Allreduce, staged" + (", in place" if row["mode"] == "resident" else "")
 
 

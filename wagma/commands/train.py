@@ -148,8 +148,10 @@ def _plan(options: argparse.Namespace, ranks: int | None, writes: bool = True) -
         raise InputError("--no-digests: only with --trace")
     if options.tensorboard is not None and find_spec("tensorboard") is None:
         raise MissingDependencyError("--tensorboard: needs TensorBoard, which is not installed: pip install tensorboard")
-    if options.resident and options.device != "cpu":
-        raise InputError(f"--resident with --device {options.device}: resident parameters must be on the CPU")
+    if options.resident and options.device != "cpu" and options.transport in ("shm", "mpi"):
+        raise InputError(
+            f"--resident with --transport {options.transport}: on --device {options.device} it must be auto, ipc or cuda-mpi"
+        )
     if options.transport in ON_DEVICE and options.device == "cpu":
         raise InputError(
             f"--transport {options.transport}: of models on a device; with --device cpu it must be auto, shm or mpi"

@@ -18,6 +18,7 @@ from wagma.core.protocol import NONE
 from wagma.core.schedule import EVERYBODY, Schedule
 from wagma.errors import CollectiveTimeout, InputError
 from wagma.real.devices.callers import CallersArray
+from wagma.real.devices.resident import ResidentArrays
 from wagma.real.exits import is_orderly
 from wagma.real.kernel import Engine, Records
 from wagma.real.limited import agree, gather_text
@@ -60,7 +61,9 @@ class GroupAllreduce:
     (`take_records`).
 
     resident: the model lives in the library's buffers, where publishing and averaging copy nothing. `buffer` is then only its first
-    value; work on `model`, which is another array after each `average`. Not on a device.
+    value; work on `model`, which is another array after each `average`, and leave the ones before it alone: peers read and write there.
+    On a device with transports ipc and cuda-mpi; `model` is then a tensor of torch, if the first value was one, or else an object with
+    `__cuda_array_interface__`.
 
     Raises InputError, on every rank and naming the rank at fault, MissingDependencyError, CollectiveTimeout, WagmaError if there is
     not enough memory to share; DeviceError, OutOfDeviceMemory.
@@ -101,8 +104,6 @@ class GroupAllreduce:
             schedule = settings()
             own = CallersArray(buffer, dtype, device, comm.rank)
             found.append(own)
-            if resident and own.place.on_device:
-                raise InputError(f"resident = True: a model on {own.place} stays in the caller's array")
             if longest_nap_s is not None and not 0 <= longest_nap_s <= 1:
                 raise InputError(f"longest_nap_s = {longest_nap_s}: must be from 0 to 1 second")
             return (
@@ -115,7 +116,6 @@ class GroupAllreduce:
         (own,) = found
         kinds = gather_text(comm, own.place.kind, timeout_s)
         self._array = None if resident else buffer  # where the model is; a first value is not kept
-        self._on_device = own if own.place.on_device else None
         self._schedule = settings()
         self._next = begin
         self._limit: CollectiveTimeout | None = None
@@ -124,7 +124,14 @@ class GroupAllreduce:
             transport=transport, longest_nap_s=longest_nap_s, timeout_s=timeout_s, watchdog_s=watchdog_s, record=record, digests=digests,
             place=None if set(kinds) == {"cpu"} else own.place,
         )  # fmt: skip
-        self._models = [self._engine.buffer(index) for index in range(self._engine.buffers)] if resident else []
+        self._on_device: CallersArray | ResidentArrays | None = own if own.place.on_device else None
+        self._models = self._buffers(own) if resident else []
+
+    def _buffers(self, own: CallersArray) -> list[Any]:
+        if not own.place.on_device:
+            return [self._engine.buffer(index) for index in range(self._engine.buffers)]
+        self._on_device = arrays = ResidentArrays(own, self._engine)
+        return arrays.models
 
     @property
     def model(self) -> Any:
@@ -151,7 +158,7 @@ class GroupAllreduce:
 
         `iteration`, where it is given, must be the next one: begin, begin + 1, ... stream, of an array on a device: what that stream (or
         its handle) has been given so far is published, and what it is given afterwards finds the average; None: the current stream of
-        the array's library.
+        the array's library; of a resident model torch's current stream, in other libraries the default one.
 
         Raises CollectiveTimeout, PeerFailed, ProtocolError, DeviceError; ModelChanged if the array has moved to another device.
         """

@@ -173,6 +173,11 @@ def _check_mpi(given: _Given, place: Place) -> None:
 
 def _staged(given: _Given, place: Place, reasons: list[str]) -> Connected:
     """Buffers in host memory, where the models of some ranks may be, too. Collective."""
+    if given.config.resident:  # on all ranks alike
+        why = "; ".join(reasons) or f"transport = {given.transport!r}"
+        raise InputError(
+            f"resident = True: a model on a device lives in buffers there, with transport 'ipc' or 'cuda-mpi': {why}"
+        )
     chosen, device = _through_host(given), place.device
     models = _agreed(
         given, lambda: None if device is None else native().staged_models(device, given.config, chosen), "models on their way"

@@ -20,6 +20,7 @@ from wagma.core.symbols import NULL
 from wagma.errors import PeerFailed, WagmaError
 from wagma.real.connect import connect
 from wagma.real.devices.place import Place
+from wagma.real.devices.resident import DeviceBuffer
 from wagma.real.exits import forget, note_failure, serve_until_exit
 from wagma.real.limited import is_local
 from wagma.real.modules import native
@@ -40,8 +41,9 @@ class Engine:
 
     `arrive` publishes a model and returns when there is something to merge; the progress thread answers for the rank in
     between. `initial`: 1-D C-contiguous array, the model that is contributed until the first arrival: float32, float64, float16, or
-    16-bit integers that are bfloat16s if `dtype` says so. `resident`: the model lives in the engine's buffers (`model`), and is None
-    in every call. `mean_when_fresh`: the only rule of a fresh rank is sum / |G|, which is then written at once.
+    16-bit integers that are bfloat16s if `dtype` says so. `resident`: the model lives in the engine's buffers (`buffer`, `device_buffer`),
+    and is None in every call, or on a device DeviceParts without tensors, which have the stream. `mean_when_fresh`: the only rule of a
+    fresh rank is sum / |G|, which is then written at once.
     place: where this rank's model is (None, on all ranks: nobody's is on a device); on a device it comes as DeviceParts, but `initial`.
     longest_nap_s: how long an idle rank goes without looking at MPI, where that is the transport.
     Waits end after `timeout_s` seconds with CollectiveTimeout; after `watchdog_s` without anything that moves, where something is due, each
@@ -98,6 +100,7 @@ class Engine:
         self.buffers: int = config.buffers
         self.copies: int = self.buffers - resident  # of the model, beyond the caller's own
         self.schedule = schedule
+        self._count = initial.size
         self._digests = digests
         self.rank: int = connected.transport.rank
         self._gradients = Gradients(schedule) if schedule.accumulate else None
@@ -162,6 +165,10 @@ class Engine:
     def buffer(self, index: int) -> Array:
         """A buffer as an array: the model, if `index` is model_index. It stays valid as long as anybody refers to it."""
         return self._engine.buffer(index)
+
+    def device_buffer(self, index: int, typestr: str) -> DeviceBuffer:
+        """The same of a model that is resident on a device, for other libraries."""
+        return DeviceBuffer(self._engine, self._engine.buffer_address(index), self._count, typestr)
 
     def take_records(self) -> Records:
         """What was recorded since the last call; complete after `close`."""

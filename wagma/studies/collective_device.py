@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,17 @@ from wagma.studies.collective import (
 EMULATED = "emulated"
 #: A block of the ranks: the kernel's publishing, and a copy of as many bytes, alone.
 PUBLISH, PUBLISH_COPY = "publish", "publish_copy"
+#: Blocks of a size: a copy, those two, two modes of each kernel, and some for making them.
+KERNELS = 10
 
 
 def check(settings: Settings, pythons: Sequence[Path] | None) -> None:
     """Raise InputError for what cannot be measured on a device."""
     assert settings.device is not None
-    if list(settings.modes) != ["tensor"]:
-        raise InputError(f"--mode {','.join(settings.modes)}: with --device models are in the callers' tensors (tensor)")
+    if "resident" in settings.modes and settings.transport in ("shm", "mpi"):
+        raise InputError(
+            f"--mode {','.join(settings.modes)}: with --device and --transport {settings.transport} it must be tensor"
+        )
     if "gloo" in settings.against:
         raise InputError("--against gloo: with --device the only other kernel is mpi, through pinned host memory")
     if pythons:
@@ -53,7 +58,7 @@ def check(settings: Settings, pythons: Sequence[Path] | None) -> None:
 def measure(settings: Settings, progress: Progress) -> dict[str, Any]:
     """Start the jobs, one for each repetition, and make the document of them. Raises WagmaError if one fails."""
     what = settings.specification() | {"device": settings.device}
-    limit_s = START_LIMIT_S + BLOCK_LIMIT_S * len(what["counts"]) * BLOCKS * 8 * (1 + settings.late_s)
+    limit_s = START_LIMIT_S + BLOCK_LIMIT_S * len(what["counts"]) * BLOCKS * KERNELS * (1 + settings.late_s)
     own = Variant("", False, False, [])
     devices: list[Mapping[str, Any]] = []
     for done in range(settings.repetitions):
@@ -81,7 +86,7 @@ def document(settings: Settings, own: Variant, devices: Sequence[Mapping[str, An
             rivals = {mode: own.medians(("mpi", mode, count, late_s, False)) for mode in MODES}
             found = [medians for medians in rivals.values() if medians is not None]
             best = min(found, key=statistics.median, default=None)
-            for kernel, mode in (("wagma", "tensor"), *(("mpi", mode) for mode in MODES)):
+            for kernel, mode in product(("wagma", "mpi"), MODES):
                 key = (kernel, mode, count, late_s, False)
                 if (medians := own.medians(key)) is None:
                     continue

@@ -21,7 +21,7 @@ PARTS = ("overhead", "balanced")
 #: The bare loop, and in each iteration a collective of one rank's whole model on its device.
 EXCHANGING = "exchanging"
 ALONE = ("bare", "wagma_sgd", "wagma_sgd, resident", "wagma_sgd, recorded")
-#: ... with the model on a device, which is resident nowhere else.
+#: ... with the model on a device: what several ranks do there is another loop, which says where the time goes.
 ALONE_ON_DEVICE = ("bare", "wagma_sgd", "wagma_sgd, recorded", EXCHANGING)
 ITERATION_S = {"host": 0.2, "device": 0.1}
 TOGETHER = ("bare", "wagma_sgd", "wagma_sgd, resident", "allreduce_sgd", "ddp")

@@ -69,7 +69,8 @@ class Engine {
   void begin_at(Version begin, const void* initial);
   // Publishes `own` for `version` and waits until there is something to merge. Throws CollectiveTimeout, PeerFailed,
   // TransportError, ProtocolError. After an Outcome with group_length > 0 exactly one of the next two has to follow.
-  // Where the model is resident, `own` is nullptr here and below: published is what lies in live().
+  // Where the model is resident, published is what lies in live(), and `own` here and below is nullptr, or on a device an OnDevice whose
+  // stream is the one that the application works on it in.
   Outcome arrive(Version version, const void* own, const Tick& tick = {});
   // The same and what follows: copy_result at a sync, else the rule of W algorithm 2, sum / |G| fresh and (sum + own) / (|G| + 1) late.
   Outcome average(Version version, void* own, const Tick& tick = {});
@@ -149,6 +150,7 @@ class Engine {
   void publish(Version version, const void* own, int live, std::byte* model, const Tick& tick);
   const std::byte* begin_merge(const char* call, const void* own);
   void* destination(void* own);
+  void keep_model(const void* own, int published, const Tick& tick);
   void finish_merge(const void* model);
   void publish_last(int live, const void* model, const Tick& tick);
   template <class Work>

@@ -5,7 +5,8 @@
 //   tensors on a device      memory of the device    DeviceModels (models_device.cpp): CUDA IPC, CUDA-aware MPI
 //   tensors on a device      host memory             StagedModels (models_staged.cpp): pinned, in overlapped chunks
 //
-// What an engine is handed as `own` is a pointer that only its Models knows how to read: to an array, or to an OnDevice.
+// What an engine is handed as `own` is a pointer that only its Models knows how to read: to an array, or to an OnDevice. Of a resident
+// model, which lies in a buffer, that is nullptr in host memory, and on a device an OnDevice of which only the stream counts.
 #pragma once
 
 #include <cstddef>
@@ -23,21 +24,30 @@ namespace wagma {
 struct OnDevice {
   Parts* parts = nullptr;
   Stream stream = 0;
+  std::byte* buffer = nullptr;  // where it lies, if it is resident; then there are no parts
 };
 
 class Models {
  public:
   virtual ~Models() = default;
 
-  // Whether `own` is an array that a transport may read and write by itself (Execution::model), and may be nullptr (resident).
+  // Whether `own` is an array that a transport may read and write by itself (Execution::model).
   virtual bool are_host_arrays() const = 0;
+  // Whether the buffers are where the application works on its model, so that this can be resident: live in them.
+  virtual bool can_be_resident() const = 0;
   // Behind the transport's name in messages; "" or ", through pinned host memory".
   virtual std::string suffix() const { return ""; }
 
+  // The model that lies in `buffer`, as `own` of all that follows, until the next call. `handed`: what the application has handed in. Only
+  // where models can be resident.
+  virtual void* resident(const void* handed, std::byte* buffer) = 0;
+
   // Of the application's thread: each begins something, and done() says when it is over; one thing at a time. While it goes on nobody
   // else touches that buffer or model, which the machine's roles ensure. None waits for another rank.
+  // A resident model is in that buffer already: then nothing is copied.
   virtual void publish(std::byte* buffer, const void* own, Version stamp) = 0;
-  // own = (total + own_weight * published) / divisor; `published` as handed in, which is `own` unless the model is resident.
+  // own = (total + own_weight * published) / divisor; `published` as handed in, which is `own` unless the model is resident: then it is the
+  // buffer that it was published in, and `own` lies in another one, which may be that of `total`.
   virtual void merge(void* own, const void* published, const std::byte* total, int own_weight, int divisor) = 0;
   virtual void take(void* own, const std::byte* model) = 0;  // own = a finished model
   virtual void add(void* own, const std::byte* taken) = 0;   // own += a model, in the accumulation type, rounded once

@@ -9,13 +9,14 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from itertools import product
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from wagma.errors import InputError, MissingDependencyError, WagmaError
-from wagma.real.bench.kernels import BFLOAT16_ONE, STORED, TIMEOUT_S, run_on_ranks
+from wagma.real.bench.kernels import BFLOAT16_ONE, STORED, TIMEOUT_S, needed, run_on_ranks
 from wagma.real.bench.rounds import WARM_UP, Rounds, block, lateness, library
 from wagma.real.collective import GroupAllreduce
 from wagma.real.devices.arrays import ITEM_BYTES
@@ -23,6 +24,9 @@ from wagma.real.devices.place import Place, emulated_devices, emulated_index, pl
 from wagma.real.launching.ranks import local_rank
 from wagma.real.limited import agree
 from wagma.real.modules import cuda_native
+
+if TYPE_CHECKING:
+    from wagma import _native
 
 #: Copied within a GPU to find its rate: far more than its caches hold, and so much that beginning and waiting take little beside it. An
 #: emulated device has no rate of its own.
@@ -91,17 +95,28 @@ class Tensor:
 
     def write(self, values: npt.NDArray[Any]) -> None:
         """Take these."""
-        self._device.copy(self.address, values.ctypes.data, self.bytes)
+        write(self._device, self, values)
 
     def read(self) -> npt.NDArray[Any]:
         """What is in it."""
-        values = np.empty(self.count, self._like.dtype)
-        self._device.copy(values.ctypes.data, self.address, self.bytes)
-        return values
+        return read(self._device, self)
 
     def close(self) -> None:
         """Free it."""
         self._device.release(self.address)
+
+
+def write(device: _native.Device, array: Any, values: npt.NDArray[Any]) -> None:
+    """Into an array that says where in the device's memory it is."""
+    device.copy(array.__cuda_array_interface__["data"][0], values.ctypes.data, values.nbytes)
+
+
+def read(device: _native.Device, array: Any) -> npt.NDArray[Any]:
+    """What is in one."""
+    told = array.__cuda_array_interface__
+    values = np.empty(told["shape"], told["typestr"])
+    device.copy(values.ctypes.data, told["data"][0], values.nbytes)
+    return values
 
 
 def ones(count: int, dtype: str) -> npt.NDArray[Any]:
@@ -110,27 +125,31 @@ def ones(count: int, dtype: str) -> npt.NDArray[Any]:
 
 
 class OnDevice:
-    """One call: publish the tensor, average, have the average in the tensor."""
+    """One call: publish the model, average, have the average. mode "tensor": in a tensor; "resident": in the library's buffers."""
 
-    def __init__(self, comm: Any, place: Place, count: int, what: Mapping[str, Any]) -> None:
-        self._place = place
+    def __init__(self, comm: Any, place: Place, count: int, mode: str, what: Mapping[str, Any]) -> None:
+        assert place.device is not None
+        self._device = place.device
         self._comm = comm
-        self.tensor = Tensor(place, ones(count, what["dtype"]))
+        tensor = Tensor(place, ones(count, what["dtype"]))
+        self._tensor = None if mode == "resident" else tensor
         device = "emulated" if place.kind == "emulated" else f"cuda:{place.index}"
         self.collective = GroupAllreduce(
-            comm, self.tensor, what["group_size"], 1 if what["syncs"] else "never", timeout_s=TIMEOUT_S, device=device, record=True,
-            dtype="bfloat16" if what["dtype"] == "bfloat16" else None, **what["options"],
+            comm, tensor, what["group_size"], 1 if what["syncs"] else "never", timeout_s=TIMEOUT_S, device=device, record=True,
+            **needed(mode, what["dtype"]), **what["options"],
         )  # fmt: skip
+        if self._tensor is None:
+            tensor.close()  # it was the first value
         self.fresh: list[bool] = []
         self()
-        found = self.tensor.read()
+        found = read(self._device, self.collective.model)
         if not (found == ones(1, what["dtype"])[0]).all():
             raise WagmaError(f"rank {comm.rank}: the average of ones is {found.min()} to {found.max()}")
 
     def __call__(self) -> None:
         """Average once, and wait for the device."""
         self.fresh.append(self.collective.average().fresh)
-        self._place.device.synchronize()  # type: ignore[union-attr]
+        self._device.synchronize()
 
     def reductions(self) -> list[float]:
         """On rank 0: `reductions` of all ranks."""
@@ -141,7 +160,8 @@ class OnDevice:
     def close(self) -> None:
         """Collective."""
         self.collective.close()
-        self.tensor.close()
+        if self._tensor is not None:
+            self._tensor.close()
 
 
 def reductions(everyone: Sequence[Mapping[int, tuple[int, int]]]) -> list[float]:
@@ -230,10 +250,10 @@ class Measurement:
             for _ in range(what["blocks"]):
                 self._copies()
                 self._publishing(count, most)
-                for late_s in lateness(what):
-                    self._collective(count, most, late_s)
+                for mode, late_s in product(what["modes"], lateness(what)):
+                    self._collective(count, most, mode, late_s)
                     if late_s > 0:
-                        self._collective(count, most, late_s, rested=True)
+                        self._collective(count, most, mode, late_s, rested=True)
                 for mode in ("tensor", "resident") if "mpi" in what["against"] else ():
                     for late_s in lateness(what):
                         self._staged(count, most, mode, late_s)
@@ -275,9 +295,9 @@ class Measurement:
             self._device.release(room)
             tensor.close()
 
-    def _collective(self, count: int, most: int, late_s: float, rested: bool = False) -> None:
-        call = OnDevice(self._comm, self._place, count, self._what)
-        found = block(self._rounds, call, most, late_s, rested=rested, kernel="wagma", mode="tensor", count=count)
+    def _collective(self, count: int, most: int, mode: str, late_s: float, rested: bool = False) -> None:
+        call = OnDevice(self._comm, self._place, count, mode, self._what)
+        found = block(self._rounds, call, most, late_s, rested=rested, kernel="wagma", mode=mode, count=count)
         fresh = self._comm.allreduce(sum(call.fresh)) / (self._comm.size * len(call.fresh))
         transport = call.collective.transport
         call.close()

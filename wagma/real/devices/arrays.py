@@ -58,6 +58,15 @@ def is_tensor(buffer: object) -> bool:
     return torch is not None and isinstance(buffer, torch.Tensor)
 
 
+def typestr_of(dtype: str, like: Any = None) -> str:
+    """How items of one of DTYPES are called where arrays are described: as `like` has them; None: as in numpy, bfloat16s as integers."""
+    if isinstance(like, np.ndarray):
+        return str(like.dtype.str)
+    if like is not None:
+        return str(getattr(like, _INTERFACE)["typestr"])
+    return np.dtype({"bfloat16": "int16"}.get(dtype, dtype)).str
+
+
 def on_device(buffer: object) -> bool:
     """Whether the array says itself that it is in a CUDA device's memory."""
     return bool(buffer.is_cuda) if is_tensor(buffer) else hasattr(buffer, _INTERFACE)  # type: ignore[attr-defined]

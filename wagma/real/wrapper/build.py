@@ -102,8 +102,8 @@ def build(
         flats, options = dict.fromkeys(Value, StandIn(plan.model.dtype)), replace(options, resident=False)
     # Before the engine: what is left open is closed in this order at exit, which is that of `Parts.close`.
     gossip = gossip_of(comm, initial.dtype, options.timeout_s, options.watchdog_s) if gossips(spec) else None
-    # Whatever gossips computes with arrays in host memory, and the parameters of a resident model are there: on all ranks.
-    place = None if alone or gossip is not None or options.resident else plan.place
+    # Whatever gossips computes with arrays in host memory: on all ranks.
+    place = None if alone or gossip is not None else plan.place
     engine = _engine(comm, spec, plan, options, flats[Value.MODEL], place) if has_collectives(spec) else None
     buffers = FloatBuffers(model)
     meetings = _meetings(comm, plan, buffers, options) if spec.collectives is not Collectives.NONE and comm.size > 1 else None
@@ -150,7 +150,7 @@ def _check_alone(place: Place, transport: Transport) -> None:
 def _carrier(plan: Plan, options: Options, engine: Engine | None, place: Place | None) -> Carrier | None:
     """None: by way of host memory."""
     if options.resident and engine is not None:
-        return resident_model(plan.model, engine)
+        return resident_model(plan.model, engine, plan.place)
     return DeviceCarrier(plan.model, plan.gradient, place) if place is not None and place.on_device else None
 
 

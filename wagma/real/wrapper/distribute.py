@@ -82,14 +82,13 @@ class _Choice:
         size, period = resolve_group_size(self.group_size, comm.size, "group_size"), resolve_sync_period(self.sync_period)
         # Whatever computes with the array itself needs numbers that numpy knows.
         views = flat_views(model, halves=not gossips(spec), who=f"rank {comm.rank}: ")
+        place = place_of(views[0], options.device, comm.rank)
         if options.resident:
             require_models(spec)
-            check_resident(views[0], model)
-            if options.device is not None:
-                raise InputError(f"resident = True with device = {options.device!r}: resident parameters must be on the CPU")
+            check_resident(views[0], model, place)
         schedule = spec.schedule(comm.size, size, period, resolve_initiators(own.initiators, comm.size), self.seed)
         chosen = policies(spec, period, self.optimizer_state, self.buffers)
-        return Plan(spec, schedule, own.of_algorithm(self.seed), *views, place_of(views[0], options.device, comm.rank), chosen)
+        return Plan(spec, schedule, own.of_algorithm(self.seed), *views, place, chosen)
 
 
 def distribute(

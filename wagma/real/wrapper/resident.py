@@ -4,6 +4,9 @@ Each parameter's `data` is replaced by a part of the buffer with the present mod
 the memory of a parameter, and not the parameter, is left behind with an old model: captured CUDA graphs, `parameter.data` kept in a
 variable, arrays made by `numpy()`. That is why it is an option. The other way round, a program or an optimizer that replaces `data` by
 itself (`torch.nn.utils.vector_to_parameters` does) has its values brought back before they are published.
+
+On a device all of that is done in the order of torch's current stream, which the engine follows when it publishes. The parameters get a
+buffer when it is whole, and that stream is behind whatever wrote it (native/src/models_device.cpp).
 """
 
 from __future__ import annotations
@@ -15,17 +18,29 @@ import numpy.typing as npt
 import torch
 
 from wagma.core.effects import Value
-from wagma.errors import InputError, ModelChanged
-from wagma.real.kernel import Engine
+from wagma.errors import CollectiveTimeout, InputError, ModelChanged
+from wagma.real.devices.arrays import typestr_of
+from wagma.real.devices.carrier import room
+from wagma.real.devices.place import Place
+from wagma.real.devices.resident import tensor_of
+from wagma.real.kernel import Engine, Own
 from wagma.workloads.flat import FlatView, plain
 
+#: How long a device has for the copies that parameters get in the end; longer than it needs for any model that it can hold.
+RELEASE_LIMIT_S = 10.0
+#: Buffers that kernels may still read: never freed, rather than too early.
+_kept: list[list[list[torch.Tensor]]] = []
 
-def check_resident(model: FlatView, whole: torch.nn.Module) -> None:
-    """Raise InputError, naming the parameter, unless all parameters can live in one array in host memory, and nothing of `whole` is
-    left behind by that."""
+
+def check_resident(model: FlatView, whole: torch.nn.Module, place: Place) -> None:
+    """Raise InputError, naming the parameter, unless all parameters, which are at `place`, can live in one array there, and nothing of
+    `whole` is left behind by that."""
     for name, parameter in model.named:
-        if parameter.device.type != "cpu":
-            raise InputError(f"parameter {name!r} is on {parameter.device}: resident parameters must be on the CPU")
+        if place.why_not:
+            raise InputError(
+                f"parameter {name!r} is on {parameter.device}, which wagma's kernels do not reach ({place.why_not}): resident parameters"
+                " must be on the CPU, or where they do"
+            )
         if parameter.dtype is not model.torch_dtype:
             raise InputError(
                 f"parameter {name!r} is {parameter.dtype} in a model of {model.torch_dtype}: resident parameters must be of one"
@@ -59,22 +74,38 @@ def _check_apart(model: FlatView, whole: torch.nn.Module) -> None:
 class ResidentModel:
     """The parameters of one model, and the engine's buffers as parts of their shapes: a `wagma.real.carriers.Carrier`."""
 
-    def __init__(self, model: FlatView, engine: Any) -> None:
-        self._engine = engine
+    def __init__(self, model: FlatView, engine: Engine, place: Place) -> None:
+        self._engine, self._where = engine, place
         self._size, self._dtype = model.size, model.dtype
         self._names = [name for name, _ in model.named]
         self._parameters = model.parameters
-        self._parts = [model.parts(model.tensor(engine.buffer(index))) for index in range(engine.buffers)]
+        self._parts = [model.parts(self._buffer(model, index)) for index in range(engine.buffers)]
+        # Without tensors: it has a stream.
+        self._order = None if place.device is None else place.device.parts(model.kernel_dtype, [])
         self._attach()
 
-    def take(self, value: Value) -> None:
-        """The engine has it."""
-        self._collect()
+    def _buffer(self, model: FlatView, index: int) -> torch.Tensor:
+        if self._where.device is None:
+            return model.tensor(self._engine.buffer(index))
+        buffer = self._engine.device_buffer(index, typestr_of(model.kernel_dtype))
+        whole: torch.Tensor = tensor_of(buffer, model.torch_dtype, self._where)
+        return whole
 
-    def place(self, value: Value, read: bool) -> None:
+    def take(self, value: Value) -> Own:
+        """The engine has it; on a device it is told in whose order."""
+        self._collect()
+        return self._now()
+
+    def place(self, value: Value, read: bool) -> Own:
         """The engine writes into a buffer of its own."""
         if read:
             self._collect()
+        return self._now()
+
+    def _now(self) -> Own:
+        if self._order is not None:
+            self._order.stream = self._where.stream()
+        return self._order
 
     def put(self, value: Value) -> None:
         """It has."""
@@ -94,7 +125,7 @@ class ResidentModel:
         return total
 
     def begin(self, initial: npt.NDArray[Any]) -> None:
-        """The engine has put it into its buffers."""
+        """The engine has put it into its buffers. It was read before, which ended all that the program's stream did with them."""
         self._attach()
 
     def published(self) -> None:
@@ -104,12 +135,15 @@ class ResidentModel:
         """Never asked for: gradients are not resident."""
 
     def settle(self, rank: int, limit_s: float) -> None:
-        """Host memory is always settled."""
+        """All of the device's streams; host memory is always settled."""
+        self._where.settle(rank, limit_s)
 
     def _attach(self) -> None:
         """After each collective: let the parameters look at the buffer that now holds the model."""
         for parameter, part in zip(self._parameters, self._parts[self._engine.model_index], strict=True):
             parameter.data = part
+        # Other data is no new version for torch: a graph that still needs what was there has to notice.
+        torch.autograd.graph.increment_version(self._parameters)
 
     def _collect(self) -> None:
         """Before each collective: values of parameters that were made to look elsewhere meanwhile come back, or they would be lost.
@@ -129,18 +163,28 @@ class ResidentModel:
                 )
             # It may look at the part of another parameter (two that were swapped), or at its own one transposed: all values are taken
             # before any part is written.
-            moved.append((parameter, part, parameter.detach().clone()))
+            with room(f"rank {self._engine.rank}: parameter {name!r}", part.nbytes, self._where):
+                moved.append((parameter, part, parameter.detach().clone()))
         for parameter, part, values in moved:
             part.copy_(values)
             parameter.data = part
 
     def release(self) -> None:
-        """Give the parameters memory of their own: the engine's may go."""
-        for parameter in self._parameters:
-            parameter.data = parameter.data.clone()
+        """Give the parameters memory of their own: the engine's may go, when it has been read.
+
+        On a device that has no room for that, does not come to its end, or has failed, they stay in the buffers, which stay, too.
+        """
+        try:
+            for parameter in self._parameters:
+                parameter.data = parameter.data.clone()
+            self._where.settle(self._engine.rank, RELEASE_LIMIT_S)
+        except (RuntimeError, CollectiveTimeout):  # torch's errors are of the first kind
+            if self._where.device is None:
+                raise
+            _kept.append(self._parts)
 
 
-def resident_model(model: FlatView, engine: Any) -> ResidentModel:
-    """Move the parameters of `model` into the engine's buffers, which hold the same values."""
+def resident_model(model: FlatView, engine: Engine, place: Place) -> ResidentModel:
+    """Move the parameters of `model`, which are at `place`, into the engine's buffers, which are there, too, and hold the same values."""
     with torch.no_grad():
-        return ResidentModel(model, engine)
+        return ResidentModel(model, engine, place)
