@@ -7,12 +7,14 @@ WAIT := $(BIN)/python tools/progress.py
 NATIVE_TEST_TIMEOUT_S ?= 300
 # The phases of `make test`, one word after the other. Phases that a + joins run at the same time: a second core has work, then, while
 # one of them links, checks types, waits or runs one test after the other.
-TEST_PHASES := setup lint+test-native+setup-openmpi test-serial+test-mpi+test-openmpi
+TEST_PHASES := setup lint+test-native+setup-openmpi test-serial+test-mpi+test-openmpi+test-programs
 # Under Open MPI `make test` runs these, `make test-long` all that start MPI.
 OPENMPI_TESTS := tests/test_collective_mpi.py tests/test_device_mpi.py tests/test_mpi_libraries.py tests/test_launch.py::test_a_rank_that_fails tests/test_two_hosts.py
+# They run the C++ programs of proof, on one core, and measure no time: whatever core has nothing to do can have them.
+PROGRAM_TESTS := tests/test_exchange_checker.py tests/test_explorer.py tests/test_fuzzer.py tests/test_machine_mutants.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-openmpi demo test test-long test-native test-python test-serial test-mpi test-openmpi
+.PHONY: help setup setup-openmpi demo test test-long test-native test-python test-serial test-mpi test-openmpi test-programs
 .PHONY: lint format clean
 
 help: ## show this list
@@ -80,11 +82,14 @@ test-python: setup ## the Python tests, without the long ones
 	$(BIN)/python -m pytest
 
 # The last phase of `make test`. What starts MPI has ranks enough for all cores, so that it goes one test after the other; Open MPI's tests,
-# which mostly wait, go beside it.
-test-serial: setup ## the Python tests that start no MPI
-	$(BIN)/python -m pytest -m "not mpi and not long"
+# which mostly wait, go beside it. No more than three run at once (--jobs above): the fourth begins when the first of them is done.
+test-serial: setup ## the Python tests that start no MPI, but for those of test-programs
+	$(BIN)/python -m pytest -m "not mpi and not long" $(addprefix --ignore=,$(PROGRAM_TESTS))
 
-test-mpi: setup setup-openmpi ## those that do
+test-programs: setup ## those that run the explorer, the fuzzer, the model check, and mutants of the machine
+	$(BIN)/python -m pytest -m "not mpi and not long" -o cache_dir=build/pytest-cache-programs $(PROGRAM_TESTS)
+
+test-mpi: setup setup-openmpi ## the Python tests that start MPI
 	$(BIN)/python -m pytest -m "mpi and not long" -o cache_dir=build/pytest-cache-mpi
 
 test-openmpi: setup-openmpi ## some of those that start MPI, on Open MPI

@@ -8,6 +8,7 @@
 #include <array>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "kernel_parts.hpp"
 #include "kernel_reduce.hpp"
@@ -93,8 +94,15 @@ void with_add(DType model, const PartsTable& parts, std::size_t begin, std::size
   with_type(model, [&](auto type) { with_parts(Add<decltype(type)>{}, parts, begin, count, items, nullptr, 0, room, launch); });
 }
 
-template <class Body, class T, class Launch>
-void with_body(const Reduction& reduction, Finding* finding, const Room& room, Launch launch) {
+// Targets of sums first. (No template: each kernel would have sorting compiled for itself.)
+inline std::vector<Reduction::Target> by_divisor(std::vector<Reduction::Target> targets) {
+  std::stable_sort(targets.begin(), targets.end(), [](const auto& a, const auto& b) { return a.divisor < b.divisor; });
+  return targets;
+}
+
+// Whoever launches it: this is compiled once for each kernel.
+template <class Body, class T>
+Reduce<T, Body> kernel_of(const Reduction& reduction, Finding* finding, const Room& room) {
   using Kernel = Reduce<T, Body>;
   using Item = typename T::Item;
   Kernel kernel{};
@@ -120,9 +128,7 @@ void with_body(const Reduction& reduction, Finding* finding, const Room& room, L
       place(reinterpret_cast<Item*>(target.data));
     }
   };
-  auto targets = reduction.targets;
-  std::stable_sort(targets.begin(), targets.end(), [](const auto& a, const auto& b) { return a.divisor < b.divisor; });
-  for (const auto& target : targets) add(target);
+  for (const auto& target : by_divisor(reduction.targets)) add(target);
   kernel.wide = (phases & (phases - 1)) == 0;
   unsigned phase = 0;
   while (phases >> phase > 1) ++phase;
@@ -131,7 +137,7 @@ void with_body(const Reduction& reduction, Finding* finding, const Room& room, L
   kernel.version = reduction.stamp.value_or(0);
   kernel.finding = finding;
   kernel.ticket = room.ticket;
-  launch(kernel, blocks_for(kernel.tiles, room.processors));
+  return kernel;
 }
 
 template <class Launch>
@@ -143,7 +149,10 @@ void with_reduce(const Reduction& reduction, Finding* finding, const Room& room,
   }
   with_type(reduction.dtype, [&](auto type) {
     using T = decltype(type);
-    const auto go = [&](auto body) { with_body<decltype(body), T>(reduction, finding, room, launch); };
+    const auto go = [&](auto body) {
+      const auto kernel = kernel_of<decltype(body), T>(reduction, finding, room);
+      launch(kernel, blocks_for(kernel.tiles, room.processors));
+    };
     switch (m > kLeaves ? 0 : n) {
       case 1: return go(Few<T, 1>{});
       case 2: return go(Few<T, 2>{});

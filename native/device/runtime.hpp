@@ -10,6 +10,7 @@
 #if defined(__CUDACC__)
 #include <cuda_runtime.h>
 #else
+#include "emulated/run_block.hpp"
 #include "emulated/runtime.hpp"
 #endif
 
@@ -132,7 +133,7 @@ template <class Kernel>
 cudaError_t launch(const Kernel& kernel, unsigned blocks, cudaStream_t stream) {
   if (blocks == 0) return said(cudaErrorInvalidValue);  // as CUDA
   return enqueue(stream, [kernel, blocks] {
-    for (unsigned number = 0; number < blocks; ++number) kernel(Block(number, blocks));
+    for (unsigned number = 0; number < blocks; ++number) run_block(kernel, Block(number, blocks));
   });
 }
 #endif

@@ -1,6 +1,6 @@
-// Work of an application's stream, two queues and the host, each behind the other. `device_races MODE` leaves one of the orders out; then the
-// values come out wrong, and ThreadSanitizer has to see a data race even where they happen to be right: the emulated streams may give no
-// order that a GPU does not give. Nothing left out ("none"): no race, and the right values.
+// Work of an application's stream, two queues and the host, each behind the other. `device_races MODE` leaves one of the orders out; then
+// ThreadSanitizer has to see a data race, also where the values happen to be right: the emulated streams may give no order that a GPU does
+// not give. Nothing left out ("none"): no race, and the right values.
 #include <cstdio>
 #include <cstring>
 #include <string>

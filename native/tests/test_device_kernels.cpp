@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "../device/emulated/run_block.hpp"
 #include "../device/kernels.hpp"
 #include "wagma/reduce.hpp"
 
@@ -111,7 +112,7 @@ struct Launcher {
     std::iota(order.begin(), order.end(), 0u);
     std::shuffle(order.begin(), order.end(), draws);
     for (unsigned i = 0; i < blocks; ++i) {
-      kernel(wagma::Block(order[i], blocks));
+      kernels::run_block(kernel, wagma::Block(order[i], blocks));
       if (stamp && i + 1 != blocks && *stamp != kBefore) early = true;
     }
   }
