@@ -138,6 +138,7 @@ def test_tensors_of_torch_are_averaged_where_they_are(kind: str, resident: bool)
             with GroupAllreduce(comm, first, comm.size, 1, device=option, resident=resident) as collective:
                 model, version = collective.model, collective.model._version
                 assert collective.average().synced
+                assert model._version > version  # what is the peers' now, too
                 assert kind.replace("cuda", "CUDA") in collective.transport
                 if resident:
                     model, version = collective.model, 0

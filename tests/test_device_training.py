@@ -222,6 +222,19 @@ def test_arithmetic_that_the_kernel_does_not_know_is_done_on_the_host(device: st
             check_same(monkeypatch, build, "halving", 2, device)
 
 
+@pytest.mark.parametrize("device", [None, *DEVICES])
+def test_arithmetic_that_the_kernel_does_not_know_is_not_done_in_its_buffers(device: str | None) -> None:
+    def program(comm: LocalCommunicator) -> None:
+        model = torch.nn.Linear(5, 4).to("cpu" if device is None else tensors(device))
+        with wrapped(comm, model, device, "halving", group_size=2, sync_period=3, resident=True) as optimizer:
+            optimizer.skip()
+
+    with registered("halving"):
+        register("halving", Collectives.GROUPED)(halving)
+        with pytest.raises(InputError, match=r"^rank \d: an average with an own weight other than 0 and 1.*: resident must be"):
+            run_local(2, program)
+
+
 @on_devices
 @resident_or_not
 def test_autograd_notices_what_kernels_write(resident: bool, device: str) -> None:

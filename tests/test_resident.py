@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("wagma._native")
 
 from wagma import GroupAllreduce  # noqa: E402  after the checks that they can be imported
-from wagma.errors import InputError, ModelChanged  # noqa: E402
+from wagma.errors import CollectiveTimeout, InputError, ModelChanged, PeerFailed  # noqa: E402
 from wagma.real.local import LocalCommunicator, run_local  # noqa: E402
 from wagma.real.wrapper.distribute import distribute  # noqa: E402
 from wagma.workloads.seeded import seeded  # noqa: E402
@@ -138,6 +138,93 @@ def test_training_after_an_abort_still_has_its_parameters(device: Any) -> None:
         run_local(2, program)
     gc.collect()
     assert all(torch.isfinite(parameter).all() for model in kept for parameter in model.parameters())
+
+
+@everywhere
+def test_a_wait_that_is_given_up_leaves_the_model_as_it_is(device: Any) -> None:
+    """At a sync, whose end would free the buffer in which the application still works: the others wrote their next sum into it."""
+    gave_up, went_on = threading.Event(), threading.Event()
+
+    def impatient(comm: LocalCommunicator) -> list[float]:
+        collective = GroupAllreduce(comm, np.full(4, 1.0), 2, 2, resident=True, device=device, timeout_s=1.0)
+        collective.average()
+        collective.model[:] = 5
+        with pytest.raises(CollectiveTimeout):
+            collective.average()
+        gave_up.set()
+        assert went_on.wait(20)
+        with pytest.raises(CollectiveTimeout):
+            collective.close()
+        return list(collective.model)
+
+    def patient(comm: LocalCommunicator) -> str:
+        collective = GroupAllreduce(comm, np.full(4, 2.0), 2, 2, resident=True, device=device, timeout_s=20.0)
+        collective.average()
+        assert gave_up.wait(20)
+
+        def go_on() -> None:
+            for t in range(1, 4):
+                collective.model[:] = 100 * t
+                collective.average()
+
+        with pytest.raises(PeerFailed) as caught:
+            go_on()
+        went_on.set()
+        return str(caught.value)
+
+    model, said = run_local(2, lambda comm: (patient if comm.rank else impatient)(comm))
+    assert model == [5.0] * 4
+    assert said.startswith("rank 0 failed: CollectiveTimeout: rank 0")
+
+
+@everywhere
+def test_a_late_rank_moves_no_model_by_itself(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the engine merges is what it was given: parameters need not be copied to where it writes."""
+    from wagma.real.wrapper.resident import ResidentModel
+
+    collect, places = ResidentModel._collect, []
+
+    def collected(model: ResidentModel) -> None:
+        before = [parameter.data_ptr() for parameter in model._parameters]
+        collect(model)
+        places.append(before == [parameter.data_ptr() for parameter in model._parameters])
+
+    monkeypatch.setattr(ResidentModel, "_collect", collected)
+    turns = threading.Barrier(RANKS, timeout=30.0)
+
+    def program(comm: LocalCommunicator) -> None:
+        model = model_for(0)
+        optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=0.1)
+        with distribute(optimizer, model, "wagma_sgd", RANKS, 3, comm=comm, resident=True, device=device) as wrapped:
+            for t in range(6):
+                model(torch.ones(4, 5)).square().mean().backward()
+                wrapped.step() if t % 3 == 2 else in_turns(turns, comm.rank, wrapped.step)
+
+    run_local(RANKS, program)
+    assert places == [True] * (6 * RANKS)
+
+
+@pytest.mark.parametrize("transport", ["shm", "mpi"])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_buffers_in_host_memory_are_refused_on_a_device(ranks: int, transport: Any) -> None:
+    def program(comm: LocalCommunicator) -> str:
+        model = model_for(0)
+        optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=0.1)
+        with pytest.raises(InputError) as caught:
+            distribute(optimizer, model, "wagma_sgd", comm=comm, resident=True, device="emulated", transport=transport)
+        return str(caught.value)
+
+    for said in run_local(ranks, program):
+        assert said == (
+            "resident = True: a model on a device lives in buffers there, with transport 'ipc' or 'cuda-mpi': "
+            f"transport = '{transport}'"
+        )
+
+
+@pytest.mark.parametrize("option", ["resident", "merge_once"])
+def test_options_of_the_collective_that_are_no_truth(option: str) -> None:
+    with pytest.raises(InputError, match=f"^rank 0: {option} = 'yes': must be True or False"):
+        run_local(2, lambda comm: GroupAllreduce(comm, np.zeros(3), **{option: "yes"}))  # type: ignore[arg-type]
 
 
 def test_models_that_cannot_be_resident_are_refused_on_every_rank() -> None:

@@ -150,7 +150,7 @@ py::array buffer_of(const py::object& self, int index) {
   const auto& engine = self.cast<const Engine&>();
   check_buffer(engine, index);
   if (!engine.models().are_host_arrays()) {
-    raise_python("InputError", "buffer " + std::to_string(index) + ": the engine's models are on a device and not in its buffers");
+    raise_python("InputError", "buffer " + std::to_string(index) + ": the engine's models are on a device: buffer_address says where it is");
   }
   const EngineConfig& config = engine.config();
   const py::dtype dtype(config.dtype == DType::bfloat16 ? "uint16" : dtype_name(config.dtype));

@@ -28,16 +28,27 @@ class Engine::Turn {
   std::unique_lock<Mutex> drive_;
 };
 
-// Until `ready`, which is asked under mutex_. Throws what has ended the engine, CollectiveTimeout, and what `tick` throws.
-template <class Ready>
-void Engine::drive_until(const Tick& tick, bool extend, Ready ready) {
+// Until `ready`, which is asked under mutex_. Throws what has ended the engine, CollectiveTimeout, and what `tick` throws; given_up is called
+// first, still in the application's turn: nothing is carried out between the last look at `ready` and that call.
+template <class Ready, class GivenUp>
+void Engine::drive_until(const Tick& tick, bool extend, Ready ready, GivenUp given_up) {
   {
     std::lock_guard lock(mutex_);
     if (ready()) return;  // as a late rank often is
     if (failure_) std::rethrow_exception(failure_);
   }
   const Turn turn(*this);
-  drive(tick, extend, ready);
+  try {
+    drive(tick, extend, ready);
+  } catch (...) {
+    given_up();
+    throw;
+  }
+}
+
+template <class Ready>
+void Engine::drive_until(const Tick& tick, bool extend, Ready ready) {
+  drive_until(tick, extend, ready, [] {});
 }
 
 // The same in the application's turn.

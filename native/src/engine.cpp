@@ -157,7 +157,7 @@ Outcome Engine::arrive_with(Version version, const void* own, std::byte* model, 
     }
     turn.reset();
   } else {
-    drive_until(tick, false, ready);
+    drive_until(tick, false, ready, [&] { stop_if_resident(version); });
   }
   std::unique_lock lock(mutex_);
   const Completed completed = *std::exchange(complete_, std::nullopt);
@@ -176,6 +176,27 @@ Outcome Engine::arrive_with(Version version, const void* own, std::byte* model, 
   merging_ = completed;
   return {complete.fresh, complete.merged_version,
           static_cast<int>(config_.schedule.group(rank_, complete.merged_version).size())};
+}
+
+// A wait for `version` was given up. While a resident model is published its application looks at it where it lies, and goes on doing so. A
+// sync that came to its end all the same would publish its own result, and free that buffer for others to write into. So this rank goes no
+// further: serve() looks at abort_ before anything else. In a handler.
+void Engine::stop_if_resident(Version version) {
+  if (!config_.resident) return;
+  std::string why = "its wait in iteration " + std::to_string(version) + " was interrupted, and its model is resident";
+  try {
+    throw;
+  } catch (const CollectiveTimeout& error) {
+    why = std::string("CollectiveTimeout: ") + error.what();
+  } catch (...) {
+    // What Python raises must not be asked for its text here, without the GIL.
+  }
+  {
+    std::lock_guard lock(mutex_);
+    if (abort_ || failure_) return;
+    abort_ = why;
+  }
+  transport_->wake();
 }
 
 Outcome Engine::average(Version version, void* own, const Tick& tick) {

@@ -17,7 +17,7 @@
 //   its old kernels, and those two              these follow its stream, too; they write a buffer that was free, never one that was its own
 //                                               since its last arrival, whose contents others may read.
 // Stamps. publish() writes that of the model which arrives, the reduction that of the version whose mean the buffer now holds. While the
-// application works in it a buffer keeps what it had: nobody reads it, and if somebody did, it would not be the stamp that was announced.
+// application works in a buffer that keeps what it had, so that its stamp says nothing: that nobody reads it is up to the roles alone.
 #include <atomic>
 #include <mutex>
 

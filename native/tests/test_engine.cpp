@@ -105,6 +105,51 @@ void timeout_names_the_missing() {
   WAGMA_CHECK(second || errors[2].find("rank 0 failed: rank 0" + expected) == 0);
 }
 
+// Ctrl-C in the wait for a sync: that must not end as if nothing had happened, since it would free the buffer in which the model lies.
+void an_interrupted_rank_with_a_resident_model_goes_no_further() {
+  auto config = config_of(2, 2, 2, 16);
+  config.resident = true;
+  std::atomic<bool> interrupted{false}, through{false};
+  const auto await = [](const std::atomic<bool>& what) {
+    const auto limit = Clock::now() + std::chrono::seconds(20);
+    while (!what && Clock::now() < limit) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  };
+  const auto errors = run_ranks(config, [](int rank) { return 1.0 + rank; }, [&](int rank, Engine& engine) {
+    const auto average = [&](Version t) {
+      if (engine.arrive(t, nullptr).group_length) engine.copy_result(nullptr);
+    };
+    average(0);
+    if (rank == 1) {
+      await(interrupted);
+      try {
+        average(1);
+        average(2);  // into the buffer that is free when the sync is over
+      } catch (...) {
+        through = true;
+        throw;
+      }
+      through = true;
+      return;
+    }
+    auto* const model = static_cast<double*>(engine.live());
+    std::fill_n(model, 16, 5.0);
+    std::string said;
+    try {
+      engine.arrive(1, nullptr, [] { throw std::runtime_error("interrupted"); });
+    } catch (const std::runtime_error& error) {
+      said = error.what();
+    }
+    interrupted = true;
+    WAGMA_CHECK(said == "interrupted");
+    await(through);
+    WAGMA_CHECK(std::all_of(model, model + 16, [](double value) { return value == 5; }));
+    engine.close();
+  });
+  const std::string why = "its wait in iteration 1 was interrupted, and its model is resident";
+  WAGMA_CHECK(errors[0] == "rank 0: the engine was aborted: " + why);
+  WAGMA_CHECK(errors[1] == "rank 0 failed: " + why);
+}
+
 void close_has_a_limit() {
   auto config = config_of(2, 2, 0, 16);
   config.timeout_s = 0.3;
@@ -178,6 +223,7 @@ int main() {
                     {"failure_reaches_peers", failure_reaches_peers},
                     {"dropped_engine_reaches_peers", dropped_engine_reaches_peers},
                     {"timeout_names_the_missing", timeout_names_the_missing},
+                    {"an_interrupted_rank_with_a_resident_model_goes_no_further", an_interrupted_rank_with_a_resident_model_goes_no_further},
                     {"close_has_a_limit", close_has_a_limit},
                     {"threads_end_it_at_once", threads_end_it_at_once},
                     {"misuse_is_refused", misuse_is_refused}});

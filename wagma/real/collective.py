@@ -104,6 +104,7 @@ class GroupAllreduce:
             schedule = settings()
             own = CallersArray(buffer, dtype, device, comm.rank)
             found.append(own)
+            _check_truths(merge_once=merge_once, resident=resident)
             if longest_nap_s is not None and not 0 <= longest_nap_s <= 1:
                 raise InputError(f"longest_nap_s = {longest_nap_s}: must be from 0 to 1 second")
             return (
@@ -115,7 +116,7 @@ class GroupAllreduce:
         agree(comm, describe, timeout_s)
         (own,) = found
         kinds = gather_text(comm, own.place.kind, timeout_s)
-        self._array = None if resident else buffer  # where the model is; a first value is not kept
+        self._array = None if resident else buffer  # what the engine is handed; a first value is not kept
         self._schedule = settings()
         self._next = begin
         self._limit: CollectiveTimeout | None = None
@@ -126,6 +127,7 @@ class GroupAllreduce:
         )  # fmt: skip
         self._on_device: CallersArray | ResidentArrays | None = own if own.place.on_device else None
         self._models = self._buffers(own) if resident else []
+        self._attach()
 
     def _buffers(self, own: CallersArray) -> list[Any]:
         if not own.place.on_device:
@@ -136,7 +138,11 @@ class GroupAllreduce:
     @property
     def model(self) -> Any:
         """The array to work on until the next `average`: the caller's own, or, if it is resident, one of the library's."""
-        return self._models[self._engine.model_index] if self._models else self._array
+        return self._model
+
+    def _attach(self) -> None:
+        # Once for each collective: while one is under way, or was given up, no buffer is the application's, and it looks at the old one.
+        self._model = self._models[self._engine.model_index] if self._models else self._array
 
     @property
     def transport(self) -> str:
@@ -176,6 +182,7 @@ class GroupAllreduce:
             raise
         if self._on_device is not None:
             self._on_device.written()
+        self._attach()
         self._next = t + 1
         merged = outcome.merged_version
         synced = self._schedule.is_sync(t)
@@ -220,6 +227,12 @@ def _initiators(initiators: object, world_size: int) -> int:
     if not isinstance(chosen, int) or isinstance(chosen, bool) or not 1 <= chosen <= world_size:
         raise InputError(f"initiators = {initiators!r}: must be 'solo', 'majority' or 1 to {world_size}")
     return chosen
+
+
+def _check_truths(**options: object) -> None:
+    for name, given in options.items():
+        if not isinstance(given, bool):
+            raise InputError(f"{name} = {given!r}: must be True or False")
 
 
 def _check_seed(seed: object, name: str) -> None:

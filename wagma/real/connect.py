@@ -174,16 +174,18 @@ def _check_mpi(given: _Given, place: Place) -> None:
 def _staged(given: _Given, place: Place, reasons: list[str]) -> Connected:
     """Buffers in host memory, where the models of some ranks may be, too. Collective."""
     if given.config.resident:  # on all ranks alike
-        why = "; ".join(reasons) or f"transport = {given.transport!r}"
-        raise InputError(
-            f"resident = True: a model on a device lives in buffers there, with transport 'ipc' or 'cuda-mpi': {why}"
-        )
+        raise not_resident("; ".join(reasons) or f"transport = {given.transport!r}")
     chosen, device = _through_host(given), place.device
     models = _agreed(
         given, lambda: None if device is None else native().staged_models(device, given.config, chosen), "models on their way"
     )
     aside = f" ({'; '.join(reasons)})" if reasons else ""
     return Connected(chosen, models, f"{chosen.name}{aside if models is None else models.suffix + aside}")
+
+
+def not_resident(why: str) -> InputError:
+    """Of a model on a device whose buffers are not there."""
+    return InputError(f"resident = True: a model on a device lives in buffers there, with transport 'ipc' or 'cuda-mpi': {why}")
 
 
 def _through_host(given: _Given) -> Any:

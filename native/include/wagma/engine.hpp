@@ -151,6 +151,7 @@ class Engine {
   const std::byte* begin_merge(const char* call, const void* own);
   void* destination(void* own);
   void keep_model(const void* own, int published, const Tick& tick);
+  void stop_if_resident(Version version);
   void finish_merge(const void* model);
   void publish_last(int live, const void* model, const Tick& tick);
   template <class Work>
@@ -164,6 +165,8 @@ class Engine {
   class Turn;
   template <class Ready>
   void drive_until(const Tick& tick, bool extend, Ready ready);
+  template <class Ready, class GivenUp>
+  void drive_until(const Tick& tick, bool extend, Ready ready, GivenUp given_up);
   template <class Ready>
   void drive(const Tick& tick, bool extend, Ready ready);
   void hand_over(std::unique_lock<Mutex>& drive);
@@ -212,7 +215,7 @@ class Engine {
   std::array<Version, kBuffers> stamps_{};  // of what lies in each buffer as a model; others know of it what the transport tells them
   std::optional<Moving> moving_;      // what the application's device has to do, also if it was given up; only the application writes it
   std::exception_ptr failure_;        // why the engine has stopped; rethrown to the application
-  std::optional<std::string> abort_;  // the application gives up, with this message
+  std::optional<std::string> abort_;  // this rank gives up, with this message
   bool closing_ = false;              // the application has closed
   bool finished_ = false;             // ended in order
   Clock::time_point completed_at_;    // when result_ was there

@@ -94,7 +94,6 @@ class ResidentArrays:
         return self._order
 
     def written(self) -> None:
-        """The engine has: torch is to notice, as with `CallersArray`."""
-        model = self.models[self._engine.model_index]
-        if self._torch and not model.is_inference():
-            sys.modules["torch"].autograd.graph.increment_version(model)
+        """The engine has, and peers do in what was the model before: torch is to notice, as with `CallersArray`."""
+        if self._torch and not self.models[0].is_inference():
+            sys.modules["torch"].autograd.graph.increment_version(self.models)

@@ -18,6 +18,7 @@ from wagma.errors import InputError
 from wagma.real.algorithms import gossips, has_collectives
 from wagma.real.carriers import Carrier
 from wagma.real.checkpoints.parts import Agreed
+from wagma.real.connect import not_resident
 from wagma.real.devices.carrier import DeviceCarrier
 from wagma.real.devices.place import Place
 from wagma.real.driver import RankDriver
@@ -96,7 +97,7 @@ def build(
     spec = specification("ideal") if alone and not seeing.keeps else plan.spec
     flats: Mapping[Value, Flat] = {Value.MODEL: plan.model, Value.GRADIENT: plan.gradient}
     if alone:
-        _check_alone(plan.place, options.transport)
+        _check_alone(plan.place, options)
         options = replace(options, transport="auto")  # of the number, if any: nothing of the model travels
     if alone and seeing.keeps:
         flats, options = dict.fromkeys(Value, StandIn(plan.model.dtype)), replace(options, resident=False)
@@ -140,11 +141,14 @@ def build(
     )
 
 
-def _check_alone(place: Place, transport: Transport) -> None:
-    """Raise InputError, as several ranks would, if buffers are to be on a device and the model is not."""
+def _check_alone(place: Place, options: Options) -> None:
+    """Raise InputError, as several ranks would, if buffers are to be on a device and the model is not, or the other way round."""
+    transport = options.transport
     if transport in ON_DEVICE and not place.on_device:
         why = f"rank 0: {place}: {place.why_not}" if place.why_not else "rank 0's model is in host memory"
         raise InputError(f"transport = {transport!r}: {why}: must be 'auto', 'shm' or 'mpi'")
+    if options.resident and place.on_device and transport not in ("auto", *ON_DEVICE):
+        raise not_resident(f"transport = {transport!r}")
 
 
 def _carrier(plan: Plan, options: Options, engine: Engine | None, place: Place | None) -> Carrier | None:

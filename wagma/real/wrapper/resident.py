@@ -11,9 +11,9 @@ buffer when it is whole, and that stream is behind whatever wrote it (native/src
 
 from __future__ import annotations
 
-from typing import Any
+import ctypes
+from typing import Any, NoReturn
 
-import numpy as np
 import numpy.typing as npt
 import torch
 
@@ -28,8 +28,6 @@ from wagma.workloads.flat import FlatView, plain
 
 #: How long a device has for the copies that parameters get in the end; longer than it needs for any model that it can hold.
 RELEASE_LIMIT_S = 10.0
-#: Buffers that kernels may still read: never freed, rather than too early.
-_kept: list[list[list[torch.Tensor]]] = []
 
 
 def check_resident(model: FlatView, whole: torch.nn.Module, place: Place) -> None:
@@ -76,7 +74,6 @@ class ResidentModel:
 
     def __init__(self, model: FlatView, engine: Engine, place: Place) -> None:
         self._engine, self._where = engine, place
-        self._size, self._dtype = model.size, model.dtype
         self._names = [name for name, _ in model.named]
         self._parameters = model.parameters
         self._parts = [model.parts(self._buffer(model, index)) for index in range(engine.buffers)]
@@ -97,9 +94,7 @@ class ResidentModel:
         return self._now()
 
     def place(self, value: Value, read: bool) -> Own:
-        """The engine writes into a buffer of its own."""
-        if read:
-            self._collect()
+        """The engine reads what was published, and writes into a buffer of its own."""
         return self._now()
 
     def _now(self) -> Own:
@@ -118,11 +113,12 @@ class ResidentModel:
     def updated(self) -> None:
         """The engine's buffer has."""
 
-    def result(self, engine: Engine) -> npt.NDArray[Any]:
-        """An array of its own."""
-        total = np.empty(self._size, self._dtype)
-        engine.copy_result(total)
-        return total
+    def result(self, engine: Engine) -> NoReturn:
+        """Raise InputError: whoever computes with arrays would write into the published model."""
+        raise InputError(
+            f"rank {engine.rank}: an average with an own weight other than 0 and 1, or a divisor that is no whole number:"
+            " resident must be False"
+        )
 
     def begin(self, initial: npt.NDArray[Any]) -> None:
         """The engine has put it into its buffers. It was read before, which ended all that the program's stream did with them."""
@@ -172,16 +168,21 @@ class ResidentModel:
     def release(self) -> None:
         """Give the parameters memory of their own: the engine's may go, when it has been read.
 
-        On a device that has no room for that, does not come to its end, or has failed, they stay in the buffers, which stay, too.
+        On a device that has no room for that, or has failed, they stay in the buffers. These stay there as long as the process does, also
+        if the device does not come to its end: rather than to be freed under kernels that may still read them.
         """
         try:
+            self._settle()  # whichever stream the program has used last
             for parameter in self._parameters:
                 parameter.data = parameter.data.clone()
-            self._where.settle(self._engine.rank, RELEASE_LIMIT_S)
+            self._settle()
         except (RuntimeError, CollectiveTimeout):  # torch's errors are of the first kind
             if self._where.device is None:
                 raise
-            _kept.append(self._parts)
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._parts))  # at the interpreter's end, too, which empties modules
+
+    def _settle(self) -> None:
+        self.settle(self._engine.rank, RELEASE_LIMIT_S)
 
 
 def resident_model(model: FlatView, engine: Engine, place: Place) -> ResidentModel:
