@@ -137,6 +137,8 @@ def run(objects: dict[str, Path], into: Path) -> dict[str, str]:
     compiler = os.environ.get("CXX") or "c++"
     subprocess.run([compiler, *objects.values(), "-o", into / "checker"], check=True)
     done = subprocess.run([into / "checker"], capture_output=True, text=True, check=False, timeout=300)
+    if done.returncode < 0:  # a buffer that does not exist, say
+        return {"the checker": f"ended by signal {-done.returncode}"}
     return {case["name"]: case["error"] for case in json.loads(done.stdout)["scenarios"] if case["error"]}
 
 
